@@ -1,0 +1,39 @@
+# Everything a person needs: `make demo`, `make test`. The rest is for those who build Backtrack.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test check lab bench soak pins clean
+BIN := .venv/bin
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+setup: .venv/.ready ## make .venv with the pinned dependencies
+
+.venv/.ready: requirements.txt pyproject.toml setup.sh
+	@sh setup.sh
+
+demo: setup ## set up, run everything on this machine, replay it and verify it; stays up until Ctrl-C
+	@$(BIN)/backtrack demo
+
+up: setup ## web, workers and an embedded Redis on this machine
+	@$(BIN)/backtrack up
+
+test: setup ## set up and run all tests
+	@$(BIN)/python -m pytest
+
+check: setup ## lint, format, types, import contract
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+lab: setup ## open JupyterLab on the notebooks
+	@$(BIN)/backtrack lab
+
+bench: setup ## measure
+	@$(BIN)/python -m tests.benchmarks all
+
+soak: setup ## the long proofs
+	@$(BIN)/python -m pytest -m slow --soak
+
+pins: ## renew requirements.txt from pyproject.toml (needs uv)
+	@uv pip compile pyproject.toml --all-extras --generate-hashes --universal --no-annotate --no-header -q -o requirements.txt
+
+clean: ## remove the environment and everything that runs have left
+	@rm -rf .venv var build dist .pytest_cache .mypy_cache .ruff_cache

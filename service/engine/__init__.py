@@ -1,0 +1,56 @@
+"""The pure core: hits, state and a rulebook in, outcomes out. No I/O, no clock, no random, no environment.
+
+model        the values                     parse       bytes to an event
+conditions   the language of `when`         templates   macros and filters
+rulebook     clients, affiliates, triggers  reader      a rulebook text to a rulebook, all problems at once
+visitors     state and recognition          triggers    the stages
+postbacks    a firing to its messages       pipeline    the list of steps
+"""
+
+from service.engine.errors import ConditionError, EngineError, Problem, RulebookError, TemplateError
+from service.engine.model import (
+    Entry,
+    Event,
+    Firing,
+    Hit,
+    Outcome,
+    Postback,
+    PostbackState,
+    Reason,
+    Rejection,
+    Stage,
+    Verdict,
+)
+from service.engine.parse import parse
+from service.engine.pipeline import STEPS, process, replay
+from service.engine.reader import load
+from service.engine.rulebook import EMPTY, Rulebook
+from service.engine.visitors import State, Visitor
+
+__all__ = [
+    "EMPTY",
+    "STEPS",
+    "ConditionError",
+    "EngineError",
+    "Entry",
+    "Event",
+    "Firing",
+    "Hit",
+    "Outcome",
+    "Postback",
+    "PostbackState",
+    "Problem",
+    "Reason",
+    "Rejection",
+    "Rulebook",
+    "RulebookError",
+    "Stage",
+    "State",
+    "TemplateError",
+    "Verdict",
+    "Visitor",
+    "load",
+    "parse",
+    "process",
+    "replay",
+]

@@ -1,0 +1,246 @@
+"""Which triggers an event fires: the stages in one fixed order, each a question with a name.
+
+A stage answers True to let the trigger go on. The first that does not gives the reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from decimal import ROUND_HALF_EVEN, Context, Decimal
+
+import msgspec
+
+from service.engine.model import Event, Stage
+from service.engine.parse import NUMBER
+from service.engine.rulebook import Cap, Payout, Rulebook, Trigger
+from service.engine.templates import iso_time
+from service.engine.visitors import State, Visitor
+
+# ISO 4217: currencies whose minor unit is not a hundredth
+CURRENCY_PLACES = dict.fromkeys(
+    (
+        "BIF",
+        "CLP",
+        "DJF",
+        "GNF",
+        "ISK",
+        "JPY",
+        "KMF",
+        "KRW",
+        "PYG",
+        "RWF",
+        "UGX",
+        "UYI",
+        "VND",
+        "VUV",
+        "XAF",
+        "XOF",
+        "XPF",
+    ),
+    0,
+) | dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3)
+
+_EXACT = Context(prec=80, rounding=ROUND_HALF_EVEN)  # 18 + 9 digits times a percentage always fit; no ambient context
+
+
+class Facts:
+    """What conditions and templates may ask about the event at hand: reserved names, custom and remembered parameters."""
+
+    __slots__ = ("affiliate", "event", "hit_id", "params", "rulebook", "seq", "time_us", "visitor")
+
+    def __init__(
+        self,
+        event: Event,
+        visitor: Visitor,
+        affiliate: str,
+        params: dict[str, str],
+        hit_id: str,
+        seq: int,
+        time_us: int,
+    ) -> None:
+        self.event = event
+        self.visitor = visitor
+        self.affiliate = affiliate
+        self.params = params
+        self.hit_id = hit_id
+        self.seq = seq
+        self.time_us = time_us
+
+    def value(self, name: str) -> str | None:
+        """The value of a name, None if it is missing."""
+        if name == "affiliate":
+            return self.affiliate or None
+        value = self.event.fields.get(name)
+        if value is not None:
+            return value
+        value = self.params.get(name)
+        if value is not None:
+            return value
+        return self._derived(name)
+
+    def _derived(self, name: str) -> str | None:
+        if name == "time":
+            return iso_time(self.time_us)
+        if name == "hit_id":
+            return self.hit_id
+        if name == "visitor":
+            return self.visitor.id
+        scope, _, rest = name.partition(".")
+        if scope == "param":
+            return self.params.get(rest)
+        if scope == "first":
+            known = self.visitor.params.get(rest)
+            return self.event.params.get(rest) if known is None else known.first
+        if scope == "last":
+            event, _, field = rest.rpartition(".")
+            stat = self.visitor.events.get(event)
+            return None if stat is None else stat.fields.get(field)
+        return None
+
+    def count(self, event: str) -> int:
+        """How many earlier counted events of this name the visitor has."""
+        stat = self.visitor.events.get(event)
+        return 0 if stat is None else stat.count
+
+    def since_us(self, event: str) -> int | None:
+        """Microseconds since the last earlier counted event of this name, None if there is none."""
+        stat = self.visitor.events.get(event)
+        return None if stat is None else self.time_us - stat.last_us
+
+
+class Decision(msgspec.Struct, gc=False):
+    """What was decided about the triggers of one event, and what of it has to be written."""
+
+    fired: list[Trigger] = msgspec.field(default_factory=list)
+    not_fired: dict[str, str] = msgspec.field(default_factory=dict)
+    once: list[str] = msgspec.field(default_factory=list)
+    caps: list[str] = msgspec.field(default_factory=list)
+
+
+class Case(msgspec.Struct, gc=False):
+    """One trigger before one event: what the stages look at."""
+
+    trigger: Trigger
+    facts: Facts
+    state: State
+    rulebook: Rulebook
+    decision: Decision
+    prefix: str
+
+
+def _active(case: Case) -> bool:
+    trigger, now_us = case.trigger, case.facts.time_us
+    return not trigger.paused and trigger.from_us <= now_us < trigger.until_us
+
+
+def _has_recipient(case: Case) -> bool:
+    return "affiliate" not in case.trigger.to or case.facts.affiliate in case.rulebook.affiliates
+
+
+def _steps_done(case: Case) -> bool:
+    steps = case.trigger.after
+    return not steps or steps_done(
+        case.facts.visitor.history,
+        steps,
+        case.facts.time_us - case.trigger.within_us if case.trigger.within_us else None,
+    )
+
+
+def steps_done(history: list[tuple[int, int, str]], steps: tuple[str, ...], oldest_us: int | None) -> bool:
+    """Whether the steps occurred in order, each its own event, the first no older than `oldest_us`.
+
+    The greedy match from the oldest admissible event on finds a match whenever there is one.
+    """
+    wanted = 0
+    for _, time_us, name in history:
+        if name == steps[wanted] and (wanted or oldest_us is None or time_us >= oldest_us):
+            wanted += 1
+            if wanted == len(steps):
+                return True
+    return False
+
+
+def _condition_holds(case: Case) -> bool:
+    return case.trigger.when is None or case.trigger.when(case.facts)
+
+
+def _sampled(case: Case) -> bool:
+    held_back = case.trigger.sample
+    return held_back == 0 or sample_bucket(case.trigger.name, case.facts.visitor.id) >= held_back * 100
+
+
+def sample_bucket(trigger: str, visitor: str) -> int:
+    """A number from 0 to 9999 that depends on the trigger and the visitor only."""
+    digest = hashlib.sha256(f"{trigger}\x1f{visitor}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % 10_000
+
+
+def _first_time(case: Case) -> bool:
+    if case.trigger.once != "visitor":
+        return True
+    if case.trigger.name in case.facts.visitor.once:
+        return False
+    case.decision.once.append(case.trigger.name)
+    return True
+
+
+def _under_cap(case: Case) -> bool:
+    cap = case.trigger.cap
+    if cap is None:
+        return True
+    key = cap_key(case.trigger, cap, case.facts, case.prefix)
+    case.decision.caps.append(key)
+    return case.state.caps.get(key, 0) < cap.count
+
+
+_PERIOD_LENGTH = {"hour": 13, "day": 10, "month": 7, "total": 0}  # of the ISO time in front
+
+
+def cap_key(trigger: Trigger, cap: Cap, facts: Facts, prefix: str) -> str:
+    """What a cap counts by: trigger, affiliate (if per affiliate) and period in UTC."""
+    period = iso_time(facts.time_us)[: _PERIOD_LENGTH[cap.every]]
+    return f"{prefix}{trigger.name}\x1f{facts.affiliate if cap.per == 'affiliate' else ''}\x1f{period}"
+
+
+STAGES: tuple[tuple[Stage, Callable[[Case], bool]], ...] = (
+    (Stage.INACTIVE, _active),
+    # Stage.EVENT: the rulebook's index hands out only the triggers on this event
+    (Stage.RECIPIENT, _has_recipient),
+    (Stage.STEPS, _steps_done),
+    (Stage.CONDITION, _condition_holds),
+    (Stage.SAMPLE, _sampled),
+    (Stage.ONCE, _first_time),
+    (Stage.CAP, _under_cap),
+)
+
+
+def decide(facts: Facts, state: State, rulebook: Rulebook, prefix: str) -> Decision:
+    """Ask every trigger on this event, in the order of the rulebook. Writes nothing."""
+    decision = Decision()
+    for trigger in rulebook.on.get((facts.event.client, facts.event.name), ()):
+        case = Case(trigger, facts, state, rulebook, decision, prefix)
+        stopped = next((stage for stage, passes in STAGES if not passes(case)), None)
+        if stopped is None:
+            decision.fired.append(trigger)
+        else:
+            decision.not_fired[trigger.name] = stopped.value
+    return decision
+
+
+def payout_of(payout: Payout | None, facts: Facts) -> tuple[str, str]:
+    """Payout and currency of a firing as texts, rounded half even to the currency's places; ("", "") if there is none."""
+    if payout is None:
+        return "", ""
+    if payout.fixed is not None:
+        return quantize(payout.fixed, payout.currency), payout.currency
+    base, currency = facts.value(payout.of), facts.value("currency") or payout.currency
+    if base is None or not NUMBER.match(base) or not currency:
+        return "", ""
+    return quantize(_EXACT.multiply(Decimal(base), payout.percent).scaleb(-2, _EXACT), currency), currency
+
+
+def quantize(amount: Decimal, currency: str) -> str:
+    """A decimal in the places of its currency, rounded half even."""
+    places = CURRENCY_PLACES.get(currency, 2)
+    return str(_EXACT.quantize(amount, Decimal(1).scaleb(-places)))
