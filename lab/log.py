@@ -1,0 +1,249 @@
+"""A log: the tables of one folder, pinned when they are opened and cut at what is committed in all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from service.archive import tables
+from service.archive.schemas import SCHEMAS
+
+if TYPE_CHECKING:
+    from lab.replay import Run
+    from lab.verify import Verification
+    from service.engine import Rulebook
+
+# effects before their causes, so that the cause of every effect that was pinned can be pinned too
+_PIN_ORDER = ("attempts", "decisions", "hits", "postbacks", "rulebooks")
+_AMOUNT = pl.Decimal(38, 9)  # 18 digits before and 9 after the point: every amount that the engine accepts
+
+
+class LabError(Exception):
+    """Something a person gave the lab cannot be used. One line that names the thing, the value and the remedy."""
+
+
+def open(path: str | Path, as_of: str | date | datetime | None = None) -> Log:
+    """Open the tables of a folder as a `Log`.
+
+    as_of: leave out what came later by log time: a moment (UTC if it names no zone) or a day, which is included.
+    Raises LabError if there is no such folder, if it holds no tables, or a table of another version.
+    """
+    root, until = Path(path), _moment(as_of)
+    if root.is_file():
+        raise LabError(f"{root} is a file; the lab opens folders of tables: backtrack import FORMAT {root} --out DIR")
+    if not root.is_dir():
+        raise LabError(f"{root} does not exist; give the folder that holds the tables, such as var/tables")
+    try:
+        files = {name: tables.files(root, name) for name in _PIN_ORDER}
+    except tables.TableError as error:
+        raise LabError(str(error)) from error
+    if not any((root / name / "_delta_log").is_dir() for name in tables.TABLES):
+        raise LabError(f"{root} holds no tables; expected folders such as {root / 'hits'}")
+    return Log(root, files, until)
+
+
+class Log:
+    """The tables of a folder as they were when it was opened; nothing that is written later shows up in it.
+
+    Each partition ends at `cuts`: the last entry before the first hit that has no decision yet. A log without any
+    decision, such as an imported one, is not cut. `hits`, `decisions`, `postbacks`, `attempts` and `rulebooks` are lazy
+    Polars frames in the columns of service/archive/schemas.py, in no particular order of rows.
+    """
+
+    def __init__(self, root: Path, files: dict[str, list[str]], as_of: datetime | None = None) -> None:
+        self.path = root
+        self.as_of = as_of
+        self._files = files
+        self._decided = bool(files["decisions"])
+        self.cuts = self._find_cuts()
+
+    def files(self, name: str) -> list[str]:
+        """The pinned Parquet files of a table. They are not cut: filter by `cuts`, or use the frames."""
+        if name not in self._files:
+            raise LabError(f"there is no table {name!r}; the tables are {', '.join(tables.TABLES)}")
+        return list(self._files[name])
+
+    @property
+    def hits(self) -> pl.LazyFrame:
+        """All entries: hits, and rulebooks taking effect (`kind`)."""
+        return self._scan("hits").filter(self._before_cut())
+
+    @property
+    def decisions(self) -> pl.LazyFrame:
+        """What the engine said about each hit."""
+        return self._scan("decisions").filter(self._before_cut())
+
+    @property
+    def postbacks(self) -> pl.LazyFrame:
+        """The promises of the decisions."""
+        return self._scan("postbacks").filter(self._before_cut())
+
+    @property
+    def attempts(self) -> pl.LazyFrame:
+        """The tries to deliver those postbacks, and the tries that belong to no known promise."""
+        promised = self._scan("postbacks").select("postback_id", "partition", "seq")
+        beyond = promised.filter(~self._before_cut()).select("postback_id")
+        known = promised.filter(self._before_cut()).select("postback_id", pl.lit(True).alias("_known"))
+        frame = self._scan("attempts").join(beyond, on="postback_id", how="anti").join(known, "postback_id", how="left")
+        # the promise of a young try may not be archived yet; an old one without a promise is a finding
+        frame = frame.filter(pl.col("_known").is_not_null() | (pl.col("time") <= self._cut_of("time"))).drop("_known")
+        return frame if self.as_of is None else frame.filter(pl.col("time") <= self.as_of)
+
+    @property
+    def rulebooks(self) -> pl.LazyFrame:
+        """Every text that was ever published."""
+        return self._scan("rulebooks")
+
+    @property
+    def events(self) -> pl.LazyFrame:
+        """Accepted events that are no tests, for funnels.
+
+        Columns: client, visitor, time, partition, seq, event, affiliate ("" if none), hit_id, txid (null if none),
+        amount (decimal, null if none), currency (null if none), params (own and remembered, name to value).
+        `(partition, seq)` is the true order; times may be equal.
+        """
+        field = pl.col("fields").map.get
+        return self.decisions.filter(pl.col("verdict") == "accepted", ~pl.col("test")).select(
+            "client", "visitor", "time", "partition", "seq", "event", "affiliate", "hit_id",
+            field("txid").alias("txid"), field("amount").cast(_AMOUNT).alias("amount"),
+            field("currency").alias("currency"), "params",
+        )  # fmt: skip
+
+    def gaps(self) -> pl.DataFrame:
+        """Missing entries: partition, epoch, missing_from, missing_to (sequence numbers, both included).
+
+        An empty frame proves that within each epoch no entry is missing between the first and the last one here.
+        """
+        entries = self.hits.select("partition", "epoch", "seq").collect().sort("partition", "epoch", "seq")
+        before = pl.col("seq").shift(1).over("partition", "epoch")
+        return (
+            entries.with_columns(missing_from=before + 1, missing_to=pl.col("seq") - 1)
+            .filter(pl.col("missing_from") <= pl.col("missing_to"))
+            .drop("seq")
+        )
+
+    def summary(self) -> pl.DataFrame:
+        """Per client ("" for hits that name no known one): hits, accepted, rejected, duplicate, engine_error,
+        visitors, firings, first and last (log time). Tests are counted as hits, not as visitors or firings."""
+        verdict, real = pl.col("verdict"), ~pl.col("test")
+        return (
+            self.decisions.group_by("client")
+            .agg(
+                pl.len().alias("hits"),
+                *(
+                    (verdict == name).sum().alias(name)
+                    for name in ("accepted", "rejected", "duplicate", "engine_error")
+                ),
+                pl.col("visitor").filter(real, pl.col("visitor") != "").n_unique().alias("visitors"),
+                pl.col("fired").list.len().filter(real).sum().alias("firings"),
+                pl.col("time").min().alias("first"),
+                pl.col("time").max().alias("last"),
+            )
+            .sort("client")
+            .collect()
+        )
+
+    def refresh(self) -> Log:
+        """The same folder as it is now."""
+        return open(self.path, self.as_of)
+
+    def replay(
+        self, rules: str | Path | Rulebook | None = None, progress: Callable[[int, int], None] | None = None
+    ) -> Run:
+        """Decide the log again: see `lab.replay.replay`."""
+        from lab.replay import replay
+
+        return replay(self, rules, progress)
+
+    def verify(self, received: str | Path | None = None, rules: str | Path | Rulebook | None = None) -> Verification:
+        """What should have been sent against what was sent: see `lab.verify.verify`."""
+        from lab.verify import verify
+
+        return verify(self, received, rules)
+
+    def digest(self) -> str:
+        """The digest of the stored decisions with their postbacks: see `lab.digest`."""
+        from lab.digest import stored_digest
+
+        return stored_digest(self)
+
+    def funnel(self, *steps: str, within: Any = None, by: str | None = None, client: str | None = None) -> Any:
+        """How visitors move through the steps: see `lab.funnel.funnel`."""
+        from lab.funnel import funnel
+
+        return funnel(self, *steps, within=within, by=by, client=client)
+
+    def __repr__(self) -> str:
+        counts = self._counts()
+        span = (
+            f", {counts['first']:%Y-%m-%d %H:%M:%S} to {counts['last']:%Y-%m-%d %H:%M:%S} UTC"
+            if counts["first"]
+            else ""
+        )
+        return (
+            f"Log {self.path}: {_plural(counts['hits'], 'hit')} in {_plural(counts['partitions'], 'partition')}{span}"
+        )
+
+    def _counts(self) -> dict[str, Any]:
+        hits = self.hits.filter(pl.col("kind") == "hit").select(
+            pl.len().alias("hits"), pl.col("partition").n_unique().alias("partitions"),
+            pl.col("time").min().alias("first"), pl.col("time").max().alias("last"),
+        )  # fmt: skip
+        return hits.collect().row(0, named=True)
+
+    def _scan(self, name: str) -> pl.LazyFrame:
+        schema = pl.Schema(pl.DataFrame(SCHEMAS[name].empty_table()).schema)
+        if not self._files[name]:
+            return pl.LazyFrame(schema=schema)
+        scanned = pl.scan_parquet(self._files[name], hive_partitioning=True, hive_schema={"day": pl.String}, glob=False)
+        return scanned.select(list(schema))
+
+    def _find_cuts(self) -> pl.DataFrame:
+        """partition, seq and time of the last entry that is committed in all tables."""
+        entries = self._scan("hits").select("partition", "seq", "time", "kind")
+        if self.as_of is not None:
+            entries = entries.filter(pl.col("time") <= self.as_of)
+        if self._decided:
+            decided = self._scan("decisions").group_by("partition").agg(pl.col("seq").max().alias("decided"))
+            undecided = (
+                entries.filter(pl.col("kind") == "hit")
+                .join(decided, on="partition", how="left")
+                .filter(pl.col("seq") > pl.col("decided").fill_null(-1))
+                .group_by("partition")
+                .agg(pl.col("seq").min().alias("undecided"))
+            )
+            entries = entries.join(undecided, on="partition", how="left").filter(
+                pl.col("undecided").is_null() | (pl.col("seq") < pl.col("undecided"))
+            )
+        return entries.group_by("partition").agg(pl.col("seq", "time").max()).sort("partition").collect()
+
+    def _before_cut(self) -> pl.Expr:
+        return pl.col("seq") <= self._cut_of("seq").fill_null(-1)
+
+    def _cut_of(self, column: str) -> pl.Expr:
+        """The cut of the row's partition, null if the partition has none."""
+        return pl.col("partition").replace_strict(
+            self.cuts["partition"], self.cuts[column], default=None, return_dtype=self.cuts.schema[column]
+        )
+
+
+def _moment(as_of: str | date | datetime | None) -> datetime | None:
+    """The last moment that counts. Raises LabError for a text that is no moment."""
+    if as_of is None:
+        return None
+    try:
+        value = as_of if isinstance(as_of, date) else date.fromisoformat(as_of) if len(as_of) == 10 else None
+        moment = value if value is not None else datetime.fromisoformat(str(as_of))
+    except ValueError:
+        raise LabError(f"as_of {as_of!r} is no moment; write 2026-11-23 or 2026-11-23T09:47:17") from None
+    if not isinstance(moment, datetime):
+        return datetime.combine(moment + timedelta(days=1), time(), UTC) - timedelta(microseconds=1)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
