@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from lab.show import html_block, html_table, plural
 from service.archive import tables
 from service.archive.schemas import SCHEMAS
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 # effects before their causes, so that the cause of every effect that was pinned can be pinned too
 _PIN_ORDER = ("attempts", "decisions", "hits", "postbacks", "rulebooks")
+_BATCH_ROWS = 10_000  # rows that are Python values at the same time
 _AMOUNT = pl.Decimal(38, 9)  # 18 digits before and 9 after the point: every amount that the engine accepts
 
 
@@ -29,7 +31,8 @@ class LabError(Exception):
 def open(path: str | Path, as_of: str | date | datetime | None = None) -> Log:
     """Open the tables of a folder as a `Log`.
 
-    as_of: leave out what came later by log time: a moment (UTC if it names no zone) or a day, which is included.
+    as_of: leave out the hits that came later by log time, and all that follows from them: a moment (UTC if it names no
+    zone) or a day, which is included. What became of the earlier postbacks stays, however late.
     Raises LabError if there is no such folder, if it holds no tables, or a table of another version.
     """
     root, until = Path(path), _moment(as_of)
@@ -84,14 +87,13 @@ class Log:
 
     @property
     def attempts(self) -> pl.LazyFrame:
-        """The tries to deliver those postbacks, and the tries that belong to no known promise."""
-        promised = self._scan("postbacks").select("postback_id", "partition", "seq")
-        beyond = promised.filter(~self._before_cut()).select("postback_id")
-        known = promised.filter(self._before_cut()).select("postback_id", pl.lit(True).alias("_known"))
-        frame = self._scan("attempts").join(beyond, on="postback_id", how="anti").join(known, "postback_id", how="left")
-        # the promise of a young try may not be archived yet; an old one without a promise is a finding
-        frame = frame.filter(pl.col("_known").is_not_null() | (pl.col("time") <= self._cut_of("time"))).drop("_known")
-        return frame if self.as_of is None else frame.filter(pl.col("time") <= self.as_of)
+        """Every try to deliver those postbacks, however late, and the tries that belong to no known promise."""
+        return self._scan("attempts").join(self.beyond, on="postback_id", how="anti")
+
+    @property
+    def beyond(self) -> pl.LazyFrame:
+        """`postback_id` of the promises that are stored already but lie beyond the cut."""
+        return self._scan("postbacks").filter(~self._before_cut()).select("postback_id")
 
     @property
     def rulebooks(self) -> pl.LazyFrame:
@@ -125,6 +127,18 @@ class Log:
             .filter(pl.col("missing_from") <= pl.col("missing_to"))
             .drop("seq")
         )
+
+    def rows(self, name: str, partition: int, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Rows of hits, decisions or postbacks of one partition in log order, made one batch at a time.
+
+        columns: only these; all if None.
+        """
+        frame: pl.LazyFrame = getattr(self, name)
+        order = ["seq", "n"] if name == "postbacks" else ["seq"]
+        wanted = list(SCHEMAS[name].names) if columns is None else list(columns)
+        chosen = frame.filter(pl.col("partition") == partition).sort(order).select(wanted).collect()
+        for batch in chosen.iter_slices(_BATCH_ROWS):
+            yield from batch.iter_rows(named=True)
 
     def summary(self) -> pl.DataFrame:
         """Per client ("" for hits that name no known one): hits, accepted, rejected, duplicate, engine_error,
@@ -179,21 +193,22 @@ class Log:
 
     def __repr__(self) -> str:
         counts = self._counts()
-        span = (
-            f", {counts['first']:%Y-%m-%d %H:%M:%S} to {counts['last']:%Y-%m-%d %H:%M:%S} UTC"
-            if counts["first"]
-            else ""
-        )
+        span = f", {counts['first']:%Y-%m-%d %H:%M} to {counts['last']:%Y-%m-%d %H:%M} UTC" if counts["hits"] else ""
         return (
-            f"Log {self.path}: {_plural(counts['hits'], 'hit')} in {_plural(counts['partitions'], 'partition')}{span}"
+            f"Log {self.path}: {plural(counts['hits'], 'hit')} of {plural(counts['clients'], 'client')} "
+            f"in {plural(counts['partitions'], 'partition')}{span}"
         )
 
+    def _repr_html_(self) -> str:
+        return html_block(repr(self), html_table(self.summary()))
+
     def _counts(self) -> dict[str, Any]:
-        hits = self.hits.filter(pl.col("kind") == "hit").select(
+        counts = self.hits.filter(pl.col("kind") == "hit").select(
             pl.len().alias("hits"), pl.col("partition").n_unique().alias("partitions"),
             pl.col("time").min().alias("first"), pl.col("time").max().alias("last"),
         )  # fmt: skip
-        return hits.collect().row(0, named=True)
+        clients = self.decisions.filter(pl.col("client") != "").select(pl.col("client").n_unique())
+        return counts.collect().row(0, named=True) | {"clients": clients.collect().item()}
 
     def _scan(self, name: str) -> pl.LazyFrame:
         schema = pl.Schema(pl.DataFrame(SCHEMAS[name].empty_table()).schema)
@@ -243,7 +258,3 @@ def _moment(as_of: str | date | datetime | None) -> datetime | None:
     if not isinstance(moment, datetime):
         return datetime.combine(moment + timedelta(days=1), time(), UTC) - timedelta(microseconds=1)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

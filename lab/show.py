@@ -1,0 +1,99 @@
+"""How results look: a frame as a table of the terminal, and as compact HTML that reads well on light and dark pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from decimal import Decimal
+from html import escape
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+Report = Callable[[int, int], None]  # done, total
+
+_STYLE = (
+    "<style>.backtrack{font:13px/1.45 system-ui,sans-serif;color:inherit}.backtrack b{font-weight:600}"
+    ".backtrack table{border-collapse:collapse;margin:.4em 0;font-size:12px}"
+    ".backtrack th,.backtrack td{padding:2px 10px 2px 0;border:0;border-bottom:1px solid rgba(128,128,128,.35);"
+    "text-align:left;vertical-align:top;background:none;color:inherit}.backtrack th{font-weight:600;opacity:.75}"
+    ".backtrack .n{text-align:right;font-variant-numeric:tabular-nums}.backtrack .q{opacity:.65}</style>"
+)
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 hit`, `2,000 hits`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def text_of(value: Any) -> str:
+    """A value of a frame as a person reads it: thousands apart, times to the second, money with two places or more."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, Decimal):
+        whole, _, places = f"{value:,f}".partition(".")
+        return f"{whole}.{places.rstrip('0').ljust(2, '0')}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.3f}"
+    return str(value)
+
+
+def rich_table(frame: pl.DataFrame, title: str = "", limit: int | None = None) -> Table:
+    """A frame as a table of rich: numbers to the right, at most `limit` rows and a line that says how many are left."""
+    table = Table(
+        title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    for name in frame.columns:
+        justify = "right" if frame.schema[name].is_numeric() else "left"
+        table.add_column(name.replace("_", " "), justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for row in frame.head(limit if limit is not None else frame.height).iter_rows():
+        table.add_row(*(Text(text_of(value)) for value in row))
+    if limit is not None and frame.height > limit:
+        table.add_row(Text(f"and {frame.height - limit:,} more", style="dim"))
+    return table
+
+
+def html_table(frame: pl.DataFrame, caption: str = "", limit: int = 20) -> str:
+    """A frame as an HTML table of at most `limit` rows."""
+    classes = [' class="n"' if dtype.is_numeric() else "" for dtype in frame.dtypes]
+    head = "".join(
+        f"<th{c}>{escape(name.replace('_', ' '))}</th>" for name, c in zip(frame.columns, classes, strict=True)
+    )
+    rows = "".join(
+        "<tr>" + "".join(f"<td{c}>{escape(text_of(v))}</td>" for v, c in zip(row, classes, strict=True)) + "</tr>"
+        for row in frame.head(limit).iter_rows()
+    )
+    more = f'<div class="q">and {frame.height - limit:,} more</div>' if frame.height > limit else ""
+    title = f"<div><b>{escape(caption)}</b></div>" if caption else ""
+    return f"{title}<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{more}"
+
+
+def html_block(headline: str, *parts: str, notes: tuple[str, ...] = ()) -> str:
+    """A headline, quiet notes below it, and finished parts such as tables."""
+    quiet = "".join(f'<div class="q">{escape(note)}</div>' for note in notes)
+    return f'{_STYLE}<div class="backtrack"><div><b>{escape(headline)}</b></div>{quiet}{"".join(parts)}</div>'
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Report]:
+    """A progress bar on standard error where that is a terminal, else nothing. Yields what to call with (done, total)."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+
+        def report(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield report
