@@ -1,0 +1,126 @@
+"""Seeded traffic: visitors who come through affiliates of different quality, and everything that goes wrong beside them.
+
+The same rulebook, hits, seed, start and days give the same requests on every machine: only `random()` of the seeded
+generator is used, and no function of the mathematics library. `world` holds the shares and values, `visits` what visitors
+do, `trouble` the broken requests.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from lab.trouble import break_something
+from lab.visits import run_visit, try_out
+from lab.world import SHARES, Dice, Draft, World
+from service.engine import Hit, Rulebook, load
+
+SAMPLE_START_US = 1_772_409_600_000_000  # 2026-03-02T00:00Z, a Monday
+DAY_US = 86_400_000_000
+PLACEHOLDER = re.compile(rb"\{id:([0-9]+)\}")
+
+# when visitors arrive: weight of each hour of the day, UTC
+HOURS = (3, 2, 1, 1, 1, 2, 3, 5, 6, 7, 7, 7, 8, 7, 6, 6, 7, 8, 10, 12, 13, 11, 8, 5)
+
+
+class TrafficError(ValueError):
+    """Traffic that cannot be made. The message names the value and the remedy."""
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """One request of the traffic, ready to be sent once its placeholders are filled (`fill`).
+
+    offset_us: planned time since the start. target: path and query as the bytes go on the wire, `{id:N}` standing for the
+    hit id of request N of the same list (always an earlier one). note: what it is: click, registration, login, sale,
+    pageview, image, step, duplicate, test, or broken:REASON. visitor: requests of one visitor go one after the other.
+    """
+
+    offset_us: int
+    method: str
+    target: bytes
+    body: bytes = b""
+    content_type: str = ""
+    headers: dict[str, str] = {}
+    note: str = ""
+    visitor: int = 0
+
+    @property
+    def refers_to(self) -> tuple[int, ...]:
+        """Indices of the earlier requests whose hit id this one needs."""
+        return tuple(int(match) for match in PLACEHOLDER.findall(self.target + b" " + self.body))
+
+
+def generate(
+    rulebook: str | Rulebook, hits: int = 5000, seed: int = 7, start_us: int = SAMPLE_START_US, days: int = 1
+) -> list[Request]:
+    """Exactly `hits` requests over `days` days, in the order of their offsets.
+
+    rulebook: its text or itself; its clients, affiliates, parameters and aliases shape the traffic. start_us: what the
+    requests believe to be the time of offset 0. Raises TrafficError, and RulebookError for a text with problems.
+    """
+    book = load(rulebook) if isinstance(rulebook, str) else rulebook
+    if hits < 1 or days < 1:
+        raise TrafficError(f"hits={hits}, days={days}: traffic has at least 1 hit on 1 day")
+    if not book.clients:
+        raise TrafficError("the rulebook has no client, so there is nothing to visit; add [client.NAME]")
+    world = World(book, Dice(seed), start_us)
+    span_us = days * DAY_US
+    for _ in range(round(hits * SHARES["test"] / 3)):
+        try_out(world, _arrival_us(world.dice, days))
+    for _ in range(round(hits * SHARES["broken"])):
+        break_something(world, _arrival_us(world.dice, days))
+    inside = sum(draft.offset_us < span_us for draft in world.drafts)
+    while inside < hits:
+        before = len(world.drafts)
+        run_visit(world, _arrival_us(world.dice, days))
+        inside += sum(draft.offset_us < span_us for draft in world.drafts[before:])
+    return _numbered(world.drafts, hits)
+
+
+def _arrival_us(dice: Dice, days: int) -> int:
+    """When somebody arrives: any day, an hour by its weight, any moment of it."""
+    day, hour = dice.between(0, days - 1), dice.weighted(range(24), HOURS)
+    return (day * 24 + hour) * 3_600_000_000 + dice.between(0, 3_599_999_999)
+
+
+def _numbered(drafts: list[Draft], hits: int) -> list[Request]:
+    """Drafts in the order of time; references by order of creation become references by index."""
+    order = sorted(range(len(drafts)), key=lambda serial: (drafts[serial].offset_us, serial))[:hits]
+    index = {serial: position for position, serial in enumerate(order)}
+
+    def renumber(data: bytes) -> bytes:
+        return PLACEHOLDER.sub(lambda match: b"{id:%d}" % index[int(match.group(1))], data)
+
+    return [
+        Request(
+            draft.offset_us, draft.method, renumber(draft.target), renumber(draft.body), draft.content_type,
+            draft.headers, draft.note, draft.visitor,
+        )
+        for draft in map(drafts.__getitem__, order)
+    ]  # fmt: skip
+
+
+def fill(request: Request, ids: Mapping[int, str] | Sequence[str]) -> tuple[bytes, bytes]:
+    """Target and body with the hit ids in place of the placeholders. ids: hit id by index of the request."""
+
+    def put(match: re.Match[bytes]) -> bytes:
+        return ids[int(match.group(1))].encode()
+
+    return PLACEHOLDER.sub(put, request.target), PLACEHOLDER.sub(put, request.body)
+
+
+def to_hit(request: Request, hit_id: str, received_at_us: int, ids: Mapping[int, str] | Sequence[str]) -> Hit:
+    """The hit that the intake would log for this request: the way of the lab, without a service."""
+    target, body = fill(request, ids)
+    path, _, query = target.partition(b"?")
+    headers = request.headers
+    return Hit(
+        hit_id, received_at_us, _route(path), request.method, path, query, body, request.content_type,
+        headers.get("x-forwarded-for", ""), headers.get("user-agent", ""), headers.get("referer", ""),
+    )  # fmt: skip
+
+
+def _route(path: bytes) -> str:
+    return path.split(b"/")[1].decode()
