@@ -78,6 +78,12 @@ def rulebook_of(rules: Rules) -> Rulebook | None:
         raise LabError(f"{path} cannot be read: {error.strerror}") from None
 
 
+def midstream(log: Log) -> list[int]:
+    """The partitions whose first entries are not in the log."""
+    first = log.hits.group_by("partition").agg(pl.col("seq").min()).filter(pl.col("seq") > 1)
+    return first.sort("partition").collect()["partition"].to_list()
+
+
 class Library:
     """The rulebooks that the log names, compiled when they are first needed."""
 
@@ -88,7 +94,7 @@ class Library:
 
     def find(self, rulebook_id: str) -> Rulebook:
         """The rulebook with this id. Raises LabError if its text was never stored."""
-        if rulebook_id == EMPTY.id:
+        if rulebook_id in ("", EMPTY.id):
             return EMPTY
         if rulebook_id not in self._texts:
             raise LabError(

@@ -1,0 +1,171 @@
+"""The comparison at work: expected postbacks followed through the table, the attempts and the partner's record."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+
+from lab.parameters import Request, compare, fingerprint, request_to
+from lab.receipts import Receipt
+from service.engine import Postback, PostbackState
+
+Finding = tuple[str, str, str, str, str, "str | None", "str | None", str]  # the columns of `differences`
+
+KINDS = {
+    "missing": "expected, and not there",
+    "unexpected": "there, and not expected",
+    "wrong_recipient": "gone to another recipient than expected",
+    "different": "a parameter, the verb or the address is another",
+    "doubled": "a second id for the same hit, trigger and recipient",
+    "not_delivered": "promised, and no attempt has succeeded",
+}
+_IN_THE_REQUEST = {"id", "verb", "url", "body"}
+
+
+class Check:
+    """The comparison at work: one method per place, each in the order of the road; findings and counts add up."""
+
+    def __init__(self, expected: list[Postback]) -> None:
+        self.expected = {postback.id: postback for postback in expected}
+        self.requests = {p.id: request_to(p.verb, p.url, p.body) for p in expected}
+        self.states = Counter(postback.state for postback in self.expected.values())
+        self.findings: dict[Finding, None] = {}  # an ordered set: one defect is named once
+        self.faulty: set[str] = set()  # expected postbacks with a finding
+        self.sent: set[str] = set()
+        self.delivered: set[str] = set()
+        self.attempted = self.received = self.repeated = self.other = 0
+        self._judged: dict[str, str] = {}  # ids that nobody expects and that were named already: where
+        self._messages = {(p.hit_id, p.trigger, p.recipient): p.id for p in expected}
+        self._homes: dict[str, set[str]] = {}  # address -> recipients that live there
+        for identity, request in self.requests.items():
+            if request.verb:
+                self._homes.setdefault(request.address, set()).add(self.expected[identity].recipient)
+
+    @cached_property
+    def _twins(self) -> dict[tuple[str, ...], str]:
+        return {fingerprint(request, identity): identity for identity, request in self.requests.items()}
+
+    def promises(self, stored: list[Postback]) -> None:
+        """The table `postbacks` against the expected ones."""
+        times = Counter(postback.id for postback in stored)
+        for found in {postback.id: postback for postback in stored}.values():
+            wanted = self.expected.get(found.id)
+            if wanted is None:
+                self._stranger(
+                    found.id, found.recipient, found.trigger, "stored", (found.hit_id, found.trigger, found.recipient)
+                )
+                continue
+            if times[found.id] > 1:
+                self._find(wanted, "doubled", "rows", "1", str(times[found.id]), "stored")
+            if found != wanted:
+                self._promise(wanted, found)
+        for identity, wanted in self.expected.items():
+            if identity not in times:
+                self._find(wanted, "missing", "", wanted.url or wanted.state, None, "stored")
+
+    def _promise(self, wanted: Postback, found: Postback) -> None:
+        for name in Postback.__struct_fields__:
+            mine, theirs = getattr(wanted, name), getattr(found, name)
+            if mine != theirs and name not in _IN_THE_REQUEST:
+                kind = "wrong_recipient" if name == "recipient" else "different"
+                self._find(wanted, kind, name, _text(mine), _text(theirs), "stored")
+        self._request(wanted, request_to(found.verb, found.url, found.body), "stored")
+
+    def attempts(self, frame: pl.DataFrame) -> None:
+        """The attempts against the expected postbacks."""
+        last: dict[str, str] = {}
+        for row in frame.select(
+            "postback_id", "recipient", "verb", "url", "body", "number", "status", "state"
+        ).iter_rows():
+            identity, recipient, verb, url, body, number, status, state = row
+            self.attempted += 1
+            request = request_to(verb, url, body)
+            wanted = self.expected.get(identity)
+            if wanted is None:
+                self._unexpected(identity, recipient, request, "sent")
+                continue
+            self.sent.add(identity)
+            last[identity] = f"{state} after attempt {number}" + (f", status {status}" if status else "")
+            if state == "delivered":
+                self.repeated += identity in self.delivered
+                self.delivered.add(identity)
+            if recipient != wanted.recipient:
+                self._find(wanted, "wrong_recipient", "recipient", wanted.recipient, recipient, "sent")
+            self._message(wanted, request, "sent")
+        for identity, wanted in self.expected.items():
+            if wanted.state == PostbackState.DUE and identity not in self.delivered:
+                self._find(wanted, "not_delivered", "", "delivered", last.get(identity, "no attempt"), "sent")
+
+    def receipts(self, receipts: Iterable[Receipt], beyond: frozenset[str]) -> None:
+        """What the partner received against the expected postbacks. beyond: ids past the end of the log, not judged."""
+        seen: set[str] = set()
+        self.repeated = 0  # the partner knows best
+        for receipt in receipts:
+            identity = receipt.headers.get("webhook-id", "")
+            if not identity or identity in beyond:
+                self.other += 1
+                continue
+            self.received += 1
+            self.repeated += identity in seen
+            seen.add(identity)
+            wanted = self.expected.get(identity)
+            if wanted is None:
+                recipients = sorted(self._homes.get(receipt.request.address, ()))
+                self._unexpected(identity, recipients[0] if len(recipients) == 1 else "", receipt.request, "received")
+            else:
+                self._message(wanted, receipt.request, "received")
+        for identity in self.delivered - seen:
+            wanted = self.expected[identity]
+            self._find(wanted, "missing", "", wanted.url, None, "received")
+
+    def _message(self, wanted: Postback, request: Request, place: str) -> None:
+        """One message that left the house under the id of an expected postback."""
+        if wanted.state != PostbackState.DUE:
+            self._find(wanted, "unexpected", "state", wanted.state, place, place)
+        else:
+            self._request(wanted, request, place)
+
+    def _request(self, wanted: Postback, request: Request, place: str) -> None:
+        for parameter, mine, theirs in compare(self.requests[wanted.id], request):
+            strangers = self._homes.get(request.address, set()) if parameter == "path" else set()
+            kind = "wrong_recipient" if strangers and wanted.recipient not in strangers else "different"
+            self._find(wanted, kind, parameter, mine, theirs, place)
+
+    def _unexpected(self, identity: str, recipient: str, request: Request, place: str) -> None:
+        """A message under an id that nobody expects: the double of an expected one, or a stranger."""
+        twin = self._twins.get(fingerprint(request, identity))
+        message = None
+        if twin is not None:
+            wanted = self.expected[twin]
+            message = (wanted.hit_id, wanted.trigger, wanted.recipient)
+        self._stranger(identity, recipient, "", place, message)
+
+    def _stranger(
+        self, identity: str, recipient: str, trigger: str, place: str, message: tuple[str, str, str] | None
+    ) -> None:
+        if self._judged.setdefault(identity, place) != place:
+            return
+        own = self._messages.get(message) if message is not None else None
+        if own is None:
+            self.findings[(identity, recipient, trigger, "unexpected", "", None, identity, place)] = None
+            return
+        wanted = self.expected[own]
+        self.faulty.add(own)
+        row = (identity, wanted.recipient, wanted.trigger, "doubled", "postback_id", own, identity, place)
+        self.findings[row] = None
+
+    def _find(
+        self, wanted: Postback, kind: str, parameter: str, expected: str | None, found: str | None, place: str
+    ) -> None:
+        self.faulty.add(wanted.id)
+        row = (wanted.id, wanted.recipient, wanted.trigger, kind, parameter, expected, found)
+        if not any((*row, earlier) in self.findings for earlier in ("stored", "sent", "received")):
+            self.findings[(*row, place)] = None
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,215 @@
+"""The commands of the lab: each a plain click command that prints readable tables, or one JSON document.
+
+Exit status 0 done, 1 the check failed, 2 bad input: one line per thing that is wrong.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+
+import lab
+from lab.digest import first_difference, stored_digest, stored_outcomes
+from lab.explain import Explanation
+from lab.explain import explain as explain_hit
+from lab.log import LabError, Log
+from lab.replay import Run
+from lab.replay import replay as replay_log
+from lab.show import plural, progress, rich_table
+from lab.verify import Verification
+from lab.verify import verify as verify_log
+from service.engine import RulebookError
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_ELSEWHERE = (("lab.importing", "import_command"), ("lab.funnel", "funnel_command"))
+_LOG = click.argument("log", type=click.Path(path_type=Path))
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+_AS_OF = click.option("--as-of", metavar="TIME", help="Leave out the hits after this day or moment (UTC).")
+_RULES = click.option(
+    "--rules", type=click.Path(path_type=Path), help="Decide with this rulebook instead of as logged."
+)
+
+
+def one_line_errors(command: _Command) -> _Command:
+    """Turn what a person gave wrongly into its message on standard error and exit status 2."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except (LabError, RulebookError) as error:
+            click.echo(str(error), err=True)
+            raise SystemExit(2) from None
+
+    return guarded  # type: ignore[return-value]
+
+
+@click.command("replay")
+@_LOG
+@_RULES
+@_AS_OF
+@click.option("--fail-on", type=click.Choice(["difference"]), help="Exit 1 if the stored decisions differ.")
+@_JSON
+@one_line_errors
+def replay_command(log: Path, rules: Path | None, as_of: str | None, fail_on: str | None, as_json: bool) -> None:
+    """Decide the hits of LOG (a folder of tables) again, and compare with the decisions stored there.
+
+    Without --rules as logged: each hit by the rulebook that was in force.
+    """
+    opened = lab.open(log, as_of)
+    with progress("replaying") as report:
+        run = replay_log(opened, rules, report)
+    document = replay_document(opened, run)
+    if as_json:
+        _print_json(document)
+    else:
+        _print_run(opened, run, document)
+    if fail_on and document["equal"] is not True:
+        raise SystemExit(1)
+
+
+def replay_document(log: Log, run: Run) -> dict[str, Any]:
+    """What `backtrack replay --json` prints. stored_digest and equal are None where nothing is stored."""
+    stored = stored_digest(log) if log.files("decisions") else None
+    equal = None if stored is None else stored == run.digest
+    return {
+        "hits": run.hits,
+        "partitions": log.cuts.height,
+        "accepted": run.count("accepted"),
+        "rejected": run.count("rejected"),
+        "duplicates": run.count("duplicate"),
+        "engine_errors": run.count("engine_error"),
+        "firings": sum(len(outcome.fired) for _, _, outcome in run.outcomes),
+        "postbacks": sum(len(outcome.postbacks) for _, _, outcome in run.outcomes),
+        "rulebooks": list(run.rulebooks),
+        "digest": run.digest,
+        "stored_digest": stored,
+        "equal": equal,
+        "first_difference": first_difference(run.outcomes, stored_outcomes(log)) if equal is False else None,
+        "counts": run.counts.with_columns(run.counts["payout"].cast(str)).to_dicts(),
+        "reasons": dict(run.reasons.iter_rows()),
+        "warnings": list(run.warnings),
+        "seconds": round(run.seconds, 3),
+    }
+
+
+def _print_run(log: Log, run: Run, document: dict[str, Any]) -> None:
+    out = Console()
+    _say(out, repr(run))
+    for title, frame in (
+        ("Verdicts", run.verdicts),
+        ("Reasons of rejected hits", run.reasons),
+        ("Firings", run.counts),
+    ):
+        if not frame.is_empty():
+            out.print()
+            out.print(rich_table(frame, title))
+    out.print()
+    _say(out, f"digest         {run.digest}")
+    if document["equal"] is None:
+        _say(out, "The log holds no decisions to compare with.")
+    elif document["equal"]:
+        _say(out, f"stored digest  {document['stored_digest']}")
+        _say(out, "Equal: every stored decision and postback is what this replay says.")
+    else:
+        _say(out, f"stored digest  {document['stored_digest']}")
+        _say(out, f"Different. First: {document['first_difference']}")
+    _warn(out, run.warnings)
+
+
+@click.command("verify")
+@_LOG
+@click.option("--received", type=click.Path(path_type=Path), help="What the partner received: JSON lines.")
+@_RULES
+@_AS_OF
+@_JSON
+@one_line_errors
+def verify_command(log: Path, received: Path | None, rules: Path | None, as_of: str | None, as_json: bool) -> None:
+    """Compare the postbacks that LOG (a folder of tables) should have sent with those it promised and sent.
+
+    Exit status 1 if there is any difference.
+    """
+    opened = lab.open(log, as_of)
+    with progress("replaying") as report:
+        verification = verify_log(opened, received, rules, report)
+    if as_json:
+        _print_json(verify_document(verification))
+    else:
+        _print_verification(verification)
+    if not verification.ok:
+        raise SystemExit(1)
+
+
+def verify_document(verification: Verification) -> dict[str, Any]:
+    """What `backtrack verify --json` prints. found: the first 100 differences."""
+    return {
+        "ok": verification.ok,
+        **verification.counts(),
+        "sentence": verification.sentence,
+        "basis": verification.basis,
+        "found": verification.differences.head(100).to_dicts(),
+        "warnings": list(verification.warnings),
+        "seconds": round(verification.seconds, 3),
+    }
+
+
+def _print_verification(verification: Verification) -> None:
+    out = Console()
+    _say(out, verification.sentence)
+    counts = [
+        f"{name.replace('_', ' ')} {value:,}" for name, value in verification.counts().items() if value is not None
+    ]
+    _say(out, f"{', '.join(counts)}; expected by {verification.basis}")
+    if not verification.ok:
+        out.print()
+        out.print(rich_table(verification.differences, plural(verification.differences.height, "difference"), limit=50))
+    _warn(out, verification.warnings)
+
+
+@click.command("explain")
+@_LOG
+@click.argument("hit_id")
+@_JSON
+@one_line_errors
+def explain_command(log: Path, hit_id: str, as_json: bool) -> None:
+    """Say what became of the hit HIT_ID of LOG (a folder of tables), and why."""
+    explanation: Explanation = explain_hit(lab.open(log), hit_id)
+    if as_json:
+        _print_json({"hit_id": explanation.hit_id, "lines": list(explanation.lines), "decision": explanation.decision,
+                     "postbacks": list(explanation.postbacks), "attempts": list(explanation.attempts)})  # fmt: skip
+    else:
+        _say(Console(), "\n".join(explanation.lines))
+
+
+def _say(out: Console, text: str) -> None:
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _warn(out: Console, warnings: tuple[str, ...]) -> None:
+    for warning in warnings[:20]:
+        _say(out, f"note: {warning}")
+    if len(warnings) > 20:
+        _say(out, f"and {plural(len(warnings) - 20, 'more note')}")
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+
+def _collected() -> dict[str, click.Command]:
+    found = [replay_command, verify_command, explain_command]
+    for module, name in _ELSEWHERE:
+        if importlib.util.find_spec(module) is not None:
+            found.append(getattr(importlib.import_module(module), name))
+    return {str(command.name): command for command in found}
+
+
+COMMANDS: dict[str, click.Command] = _collected()

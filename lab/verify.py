@@ -1,0 +1,143 @@
+"""What should have been sent, against what was promised, what was sent and, if known, what the partner received.
+
+Expected are the postbacks of a replay; where the log cannot be replayed from its beginning, the stored promises. Each is
+followed through three places: `stored` (the table postbacks), `sent` (the attempts) and `received` (the partner's record).
+Compared are the verb, the address and every parameter, one by one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from lab.check import KINDS, Check
+from lab.receipts import read_receipts
+from lab.replay import Progress, Rules, midstream, replay
+from lab.show import html_block, html_table, plural
+from service.archive.schemas import postback_of
+from service.engine import Postback, PostbackState
+
+if TYPE_CHECKING:
+    from lab.log import Log
+
+COLUMNS: dict[str, Any] = {
+    "postback_id": pl.String, "recipient": pl.String, "trigger": pl.String, "kind": pl.Enum(list(KINDS)),
+    "parameter": pl.String, "expected": pl.String, "found": pl.String, "place": pl.String,
+}  # fmt: skip
+
+
+def verify(
+    log: Log, received: str | Path | None = None, rules: Rules = None, progress: Progress | None = None
+) -> Verification:
+    """Compare what should have been sent with what was.
+
+    received: the partner's record, a file of JSON lines, one request each: time_us, method, path, query (as it came),
+    headers (lower-case names), body, status. A request belongs to the postback named in its header `webhook-id`; one
+    without it is no postback of ours and only counted. rules: replay with this rulebook instead of as logged.
+    Raises LabError for a record that cannot be read, and what `replay` raises.
+    """
+    started = perf_counter()
+    stored = [postback_of(row) for partition in log.cuts["partition"] for row in log.rows("postbacks", partition)]
+    expected, basis, warnings = _expected(log, stored, rules, progress)
+    check = Check(expected)
+    check.promises(stored)
+    check.attempts(log.attempts.sort("partition", "n").collect())
+    if received is not None:
+        check.receipts(read_receipts(Path(received)), frozenset(log.beyond.collect()["postback_id"]))
+    return Verification(check, basis, warnings, perf_counter() - started, received is not None)
+
+
+def _expected(
+    log: Log, stored: list[Postback], rules: Rules, progress: Progress | None
+) -> tuple[list[Postback], str, tuple[str, ...]]:
+    partitions = midstream(log)
+    if rules is None and partitions:
+        where = ", ".join(map(str, partitions[:8]))
+        note = f"partition {where} begins in mid-stream: the stored promises are taken as expected, not a replay"
+        return stored, "stored promises", (note,)
+    run = replay(log, rules, progress)
+    postbacks = [postback for _, _, outcome in run.outcomes for postback in outcome.postbacks]
+    return postbacks, "replay as logged" if run.rulebook is None else f"replay with {run.rulebook.id}", run.warnings
+
+
+class Verification:
+    """The verdict.
+
+    differences: postback_id, recipient, trigger, kind (see KINDS), parameter, expected, found, place.
+    Counts of postbacks: expected (all), due, withheld, recorded, sent (tried at least once), delivered, equal (due and
+    without any difference). Counts of messages: attempts, received, repeated (the same id again: allowed), other (requests
+    of the partner's record that are no postbacks of this log). basis: what was expected. seconds: how long it took.
+    """
+
+    def __init__(
+        self, check: Check, basis: str, warnings: tuple[str, ...], seconds: float, with_receipts: bool
+    ) -> None:
+        self.differences = pl.DataFrame(list(check.findings), schema=COLUMNS, orient="row")
+        self.expected = len(check.expected)
+        self.due, self.withheld, self.recorded = (check.states[state.value] for state in PostbackState)
+        self.sent, self.delivered, self.attempts = len(check.sent), len(check.delivered), check.attempted
+        self.received = check.received if with_receipts else None
+        self.repeated, self.other = check.repeated, check.other
+        self.faulty = len(check.faulty)
+        self.equal = sum(p.state == PostbackState.DUE and p.id not in check.faulty for p in check.expected.values())
+        self.basis, self.warnings, self.seconds = basis, warnings, seconds
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no difference."""
+        return self.differences.is_empty()
+
+    @property
+    def verified_equal(self) -> int:
+        """The same as `equal`."""
+        return self.equal
+
+    def counts(self) -> dict[str, int | None]:
+        """All counts by name. received is None without the partner's record."""
+        names = (
+            "expected",
+            "due",
+            "withheld",
+            "recorded",
+            "sent",
+            "attempts",
+            "delivered",
+            "received",
+            "repeated",
+            "other",
+        )
+        return {name: getattr(self, name) for name in names} | {
+            "verified_equal": self.equal, "differences": self.differences.height,
+        }  # fmt: skip
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in one sentence."""
+        if not self.ok:
+            kinds = self.differences["kind"].value_counts(sort=True).iter_rows()
+            listed = ", ".join(f"{count:,} {str(kind).replace('_', ' ')}" for kind, count in kinds)
+            found, expected = plural(self.differences.height, "difference"), plural(self.expected, "expected postback")
+            return f"{found} over {expected}: {listed}."
+        if not self.expected:
+            return "No postback was expected and none was sent."
+        where = "sent and delivered" if self.received is None else "sent, delivered and received"
+        kept = "" if self.due == self.expected else f"; {self.expected - self.due:,} were rightly kept back"
+        return f"All {plural(self.due, 'due postback')} were {where} as expected, equal in every parameter{kept}."
+
+    def __repr__(self) -> str:
+        lines = [
+            self.sentence,
+            ", ".join(f"{name} {value:,}" for name, value in self.counts().items() if value is not None),
+        ]
+        lines += [f"expected by {self.basis}", *self.warnings[:5]]
+        return "\n".join(lines + ([] if self.ok else [str(self.differences)]))
+
+    def _repr_html_(self) -> str:
+        counts = ", ".join(
+            f"{name.replace('_', ' ')} {value:,}" for name, value in self.counts().items() if value is not None
+        )
+        table = "" if self.ok else html_table(self.differences)
+        return html_block(self.sentence, table, notes=(counts, f"expected by {self.basis}", *self.warnings[:5]))
