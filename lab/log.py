@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # effects before their causes, so that the cause of every effect that was pinned can be pinned too
 _PIN_ORDER = ("attempts", "decisions", "hits", "postbacks", "rulebooks")
-_BATCH_ROWS = 10_000  # rows that are Python values at the same time
 _AMOUNT = pl.Decimal(38, 9)  # 18 digits before and 9 after the point: every amount that the engine accepts
 
 
@@ -60,6 +59,7 @@ class Log:
     def __init__(self, root: Path, files: dict[str, list[str]], as_of: datetime | None = None) -> None:
         self.path = root
         self.as_of = as_of
+        self.batch_rows = 10_000  # how many rows are Python values at the same time
         self._files = files
         self._decided = bool(files["decisions"])
         self.cuts = self._find_cuts()
@@ -137,7 +137,7 @@ class Log:
         order = ["seq", "n"] if name == "postbacks" else ["seq"]
         wanted = list(SCHEMAS[name].names) if columns is None else list(columns)
         chosen = frame.filter(pl.col("partition") == partition).sort(order).select(wanted).collect()
-        for batch in chosen.iter_slices(_BATCH_ROWS):
+        for batch in chosen.iter_slices(self.batch_rows):
             yield from batch.iter_rows(named=True)
 
     def summary(self) -> pl.DataFrame:

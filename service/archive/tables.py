@@ -79,4 +79,7 @@ def create(root: Path, name: str) -> None:
 def files(root: Path, name: str) -> list[str]:
     """The Parquet files of the table's newest version, sorted; [] if there is no such table."""
     table = open_table(root, name)
-    return sorted(table.file_uris()) if table is not None else []
+    if table is None:
+        return []
+    paths = pa.table(table.get_add_actions())["path"].to_pylist()  # file_uris() percent-encodes the folder's name
+    return sorted(str(root / name / path) for path in paths)
