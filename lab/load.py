@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.exceptions import ConnectError, RequestError
+from pyreqwest.exceptions import RequestError
 
 from lab.traffic import Request, fill
 
@@ -73,13 +73,14 @@ def drive(
     connections: int = 16,
     progress: Progress | None = None,
     speed: float | None = None,
+    waits_s: Sequence[float] = WAITS_S,
 ) -> LoadReport:
     """Send the requests and wait for every answer.
 
     base_url: http and a loopback host. speed: 1 keeps the planned times, 60 makes a minute a second, None does not wait at
-    all. Connection errors and 5xx are tried again, see WAITS_S. Raises LoadError before anything is sent.
+    all. waits_s: connection errors and 5xx are tried again, after these waits. Raises LoadError before anything is sent.
     """
-    return asyncio.run(drive_async(base_url, requests, connections, progress, speed))
+    return asyncio.run(drive_async(base_url, requests, connections, progress, speed, waits_s))
 
 
 async def drive_async(
@@ -88,6 +89,7 @@ async def drive_async(
     connections: int = 16,
     progress: Progress | None = None,
     speed: float | None = None,
+    waits_s: Sequence[float] = WAITS_S,
 ) -> LoadReport:
     """As `drive`, inside a running event loop."""
     base = _loopback(base_url)
@@ -96,7 +98,7 @@ async def drive_async(
     order = _Order(requests)
     builder = ClientBuilder().no_proxy().follow_redirects(False).max_connections(connections).timeout(TIMEOUT)
     async with builder.build() as client:
-        driver = _Driver(base, client, requests, order, progress, speed)
+        driver = _Driver(base, client, requests, order, progress, speed, waits_s)
         started = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for _ in range(connections):
@@ -161,9 +163,10 @@ class _Driver:
         order: _Order,
         progress: Progress | None,
         speed: float | None,
+        waits_s: Sequence[float],
     ) -> None:
         self.base, self.client, self.requests, self.order = base, client, requests, order
-        self.progress, self.speed = progress, speed
+        self.progress, self.speed, self.waits_s = progress, speed, waits_s
         self.receipts: dict[int, Receipt] = {}
         self.ids: dict[int, str] = {}
         self.started = time.perf_counter()
@@ -194,7 +197,7 @@ class _Driver:
         """Send one request until it is answered or its tries are used up."""
         unanswered = 0
         receipt = Receipt(index)
-        for tries, wait_s in enumerate((0.0, *WAITS_S), start=1):
+        for tries, wait_s in enumerate((0.0, *self.waits_s), start=1):
             if tries > 1 and self.gave_up:
                 break
             await asyncio.sleep(wait_s)
@@ -202,7 +205,7 @@ class _Driver:
             try:
                 status, hit_id, reason = await self._send(self.requests[index])
             except RequestError as error:
-                unanswered += not isinstance(error, ConnectError)
+                unanswered += _was_sent(error)
                 status, hit_id, reason = 0, "", ""
             latency_us = int((time.perf_counter() - sent) * 1_000_000)
             receipt = Receipt(index, hit_id, status, reason, latency_us, tries, unanswered)
@@ -222,6 +225,12 @@ class _Driver:
         answer = await builder.build().send()
         hit_id = answer.get_header("x-hit-id") or ""
         return answer.status, hit_id if _HIT_ID.match(hit_id) else "", answer.get_header("x-reason") or ""
+
+
+def _was_sent(error: RequestError) -> bool:
+    """Whether the service may have seen the request. A ConnectError is also what an answer lost on the way looks like."""
+    causes = error.details["causes"] or [] if error.details else []
+    return all(cause["message"] != "client error (Connect)" for cause in causes)
 
 
 def _report(ledger: Sequence[Receipt], seconds: float) -> LoadReport:

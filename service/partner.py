@@ -205,3 +205,7 @@ def partner_command(host: str, port: int, record: Path, fail: float) -> None:
     except PartnerError as error:
         click.echo(f"backtrack partner: {error}", err=True)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    partner_command()
