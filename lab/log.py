@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from lab.cuts import find_cuts
 from lab.show import html_block, html_table, plural
 from service.archive import tables
 from service.archive.schemas import SCHEMAS
@@ -51,8 +52,9 @@ def open(path: str | Path, as_of: str | date | datetime | None = None) -> Log:
 class Log:
     """The tables of a folder as they were when it was opened; nothing that is written later shows up in it.
 
-    Each partition ends at `cuts`: the last entry before the first hit that has no decision yet. A log without any
-    decision, such as an imported one, is not cut. `hits`, `decisions`, `postbacks`, `attempts` and `rulebooks` are lazy
+    Each partition ends at its cut: the last entry that is committed in all tables; `cuts` has partition, seq, time and
+    `beyond`, the number of hits that follow it. A table that was never written, as in an imported log, cuts nothing.
+    `hits`, `decisions`, `postbacks`, `attempts` and `rulebooks` are lazy
     Polars frames in the columns of service/archive/schemas.py, in no particular order of rows.
     """
 
@@ -61,7 +63,6 @@ class Log:
         self.as_of = as_of
         self.batch_rows = 10_000  # how many rows are Python values at the same time
         self._files = files
-        self._decided = bool(files["decisions"])
         self.cuts = self._find_cuts()
 
     def files(self, name: str) -> list[str]:
@@ -196,11 +197,15 @@ class Log:
         span = f", {counts['first']:%Y-%m-%d %H:%M} to {counts['last']:%Y-%m-%d %H:%M} UTC" if counts["hits"] else ""
         return (
             f"Log {self.path}: {plural(counts['hits'], 'hit')} of {plural(counts['clients'], 'client')} "
-            f"in {plural(counts['partitions'], 'partition')}{span}"
+            f"in {plural(counts['partitions'], 'partition')}{span}{self._beyond_text()}"
         )
 
     def _repr_html_(self) -> str:
         return html_block(repr(self), html_table(self.summary()))
+
+    def _beyond_text(self) -> str:
+        beyond = int(self.cuts["beyond"].sum())
+        return f", and {plural(beyond, 'newer hit')} not yet committed in all tables" if beyond else ""
 
     def _counts(self) -> dict[str, Any]:
         counts = self.hits.filter(pl.col("kind") == "hit").select(
@@ -218,23 +223,11 @@ class Log:
         return scanned.select(list(schema))
 
     def _find_cuts(self) -> pl.DataFrame:
-        """partition, seq and time of the last entry that is committed in all tables."""
         entries = self._scan("hits").select("partition", "seq", "time", "kind")
         if self.as_of is not None:
             entries = entries.filter(pl.col("time") <= self.as_of)
-        if self._decided:
-            decided = self._scan("decisions").group_by("partition").agg(pl.col("seq").max().alias("decided"))
-            undecided = (
-                entries.filter(pl.col("kind") == "hit")
-                .join(decided, on="partition", how="left")
-                .filter(pl.col("seq") > pl.col("decided").fill_null(-1))
-                .group_by("partition")
-                .agg(pl.col("seq").min().alias("undecided"))
-            )
-            entries = entries.join(undecided, on="partition", how="left").filter(
-                pl.col("undecided").is_null() | (pl.col("seq") < pl.col("undecided"))
-            )
-        return entries.group_by("partition").agg(pl.col("seq", "time").max()).sort("partition").collect()
+        written = {name: self._scan(name) if self._files[name] else None for name in ("decisions", "postbacks")}
+        return find_cuts(entries, written["decisions"], written["postbacks"])
 
     def _before_cut(self) -> pl.Expr:
         return pl.col("seq") <= self._cut_of("seq").fill_null(-1)

@@ -68,6 +68,7 @@ class Past:
         self.outcomes: list[tuple[int, int, Outcome]] = []
         self.attempts: list[tuple[int, Attempt]] = []
         self.texts: list[str] = []
+        self.lost: set[str] = set()  # ids of hits whose postbacks never reach the table
         self.now_us = START_US
         self._rulebook: Rulebook = EMPTY
         self._states = {partition: State() for partition in PARTITIONS.values()}
@@ -122,7 +123,8 @@ class Past:
         for part in (self.entries[:half], self.entries[half:]):
             _append(root, "hits", [hit_row(entry, {}) for entry in part])
         _append(root, "decisions", [decision_row(*placed) for placed in self.outcomes])
-        _append(root, "postbacks", [postback_row(p, n, postback) for n, (p, postback) in enumerate(self.postbacks, 1)])
+        promised = [(p, postback) for p, postback in self.postbacks if postback.hit_id not in self.lost]
+        _append(root, "postbacks", [postback_row(p, n, postback) for n, (p, postback) in enumerate(promised, 1)])
         _append(root, "attempts", [attempt_row(p, n, attempt) for n, (p, attempt) in enumerate(self.attempts, 1)])
         _append(root, "rulebooks", [rulebook_row(START_US, load(text).id, text, "rules.toml") for text in self.texts])
         return root

@@ -100,6 +100,7 @@ def test_what_is_not_committed_in_all_tables_is_left_out(past: Past, tables_of: 
 
     assert log.hits.collect().height == len(past.entries)
     assert log.cuts.filter(pl.col("partition") == late[0])["seq"].to_list() == [extra]
+    assert "and 1 newer hit not yet committed in all tables" in repr(log)
 
 
 def test_decisions_ahead_of_the_hits_take_their_postbacks_and_attempts_with_them(past: Past, tmp_path: Path) -> None:
@@ -114,6 +115,17 @@ def test_decisions_ahead_of_the_hits_take_their_postbacks_and_attempts_with_them
     assert log.decisions.select("partition").unique().collect()["partition"].to_list() == [3]
     assert sorted(log.postbacks.collect()["postback_id"]) == sorted(postback.id for postback in mine)
     assert set(log.attempts.collect()["postback_id"]) <= {postback.id for postback in mine}
+
+
+def test_a_firing_whose_postbacks_are_not_committed_yet_ends_the_log(past: Past, tmp_path: Path) -> None:
+    # given postbacks that end before the last two firings of a partition
+    fired = [outcome for partition, _, outcome in past.outcomes if partition == 3 and outcome.fired]
+    past.lost = {outcome.hit_id for outcome in fired[-2:]}
+
+    log = lab.open(past.store(tmp_path / "tables"))
+
+    assert log.cuts.filter(pl.col("partition") == 3)["seq"].to_list() == [fired[-2].seq - 1]
+    assert log.digest() == log.replay().digest
 
 
 def test_a_rulebook_entry_behind_the_last_decision_is_kept(past: Past, tables_of: Store) -> None:
