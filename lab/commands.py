@@ -164,10 +164,7 @@ def verify_document(verification: Verification) -> dict[str, Any]:
 def _print_verification(verification: Verification) -> None:
     out = Console()
     _say(out, verification.sentence)
-    counts = [
-        f"{name.replace('_', ' ')} {value:,}" for name, value in verification.counts().items() if value is not None
-    ]
-    _say(out, f"{', '.join(counts)}; expected by {verification.basis}")
+    _say(out, verification.numbers)
     if not verification.ok:
         out.print()
         out.print(rich_table(verification.differences, plural(verification.differences.height, "difference"), limit=50))

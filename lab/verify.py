@@ -28,6 +28,8 @@ COLUMNS: dict[str, Any] = {
     "parameter": pl.String, "expected": pl.String, "found": pl.String, "place": pl.String,
 }  # fmt: skip
 
+_SHOWN = 10  # differences in a plain repr
+
 
 def verify(
     log: Log, received: str | Path | None = None, rules: Rules = None, progress: Progress | None = None
@@ -128,16 +130,26 @@ class Verification:
         return f"All {plural(self.due, 'due postback')} were {where} as expected, equal in every parameter{kept}."
 
     def __repr__(self) -> str:
-        lines = [
-            self.sentence,
-            ", ".join(f"{name} {value:,}" for name, value in self.counts().items() if value is not None),
-        ]
-        lines += [f"expected by {self.basis}", *self.warnings[:5]]
-        return "\n".join(lines + ([] if self.ok else [str(self.differences)]))
+        lines = [self.sentence, self.numbers, *self.warnings[:5]]
+        lines += ["  " + _line(*row) for row in self.differences.head(_SHOWN).iter_rows()]
+        more = self.differences.height - _SHOWN
+        return "\n".join(lines + ([f"  and {plural(more, 'more difference')}"] if more > 0 else []))
+
+    @property
+    def numbers(self) -> str:
+        """All counts in one line, and what was expected."""
+        counts = [f"{name.replace('_', ' ')} {value:,}" for name, value in self.counts().items() if value is not None]
+        return f"{', '.join(counts)}; expected by {self.basis}"
 
     def _repr_html_(self) -> str:
-        counts = ", ".join(
-            f"{name.replace('_', ' ')} {value:,}" for name, value in self.counts().items() if value is not None
-        )
         table = "" if self.ok else html_table(self.differences)
-        return html_block(self.sentence, table, notes=(counts, f"expected by {self.basis}", *self.warnings[:5]))
+        return html_block(self.sentence, table, notes=(self.numbers, *self.warnings[:5]))
+
+
+def _line(
+    postback: str, recipient: str, trigger: str, kind: str, parameter: str, expected: str | None, found: str | None,
+    place: str,
+) -> str:  # fmt: skip
+    what = f" {parameter}" if parameter else ""
+    wanted, seen = ("nothing" if value is None else repr(value) for value in (expected, found))
+    return f"{kind}{what}: expected {wanted}, found {seen} ({trigger or '?'} to {recipient or '?'}, {place}, postback {postback})"
