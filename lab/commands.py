@@ -6,14 +6,13 @@ Exit status 0 done, 1 the check failed, 2 bad input: one line per thing that is 
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import msgspec
+from polars.exceptions import ComputeError
 from rich.console import Console
 
 import lab
@@ -29,7 +28,6 @@ from lab.verify import verify as verify_log
 from service.engine import RulebookError
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_ELSEWHERE = (("lab.importing", "import_command"), ("lab.funnel", "funnel_command"))
 _LOG = click.argument("log", type=click.Path(path_type=Path))
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 _AS_OF = click.option("--as-of", metavar="TIME", help="Leave out the hits after this day or moment (UTC).")
@@ -47,7 +45,12 @@ def one_line_errors(command: _Command) -> _Command:
             return command(*args, **kwargs)
         except (LabError, RulebookError) as error:
             click.echo(str(error), err=True)
-            raise SystemExit(2) from None
+        except (FileNotFoundError, PermissionError, ComputeError) as error:
+            what = str(error).partition("\n")[0]
+            click.echo(
+                f"a file of the tables cannot be read: {what}; if they were compacted meanwhile, run it again", err=True
+            )
+        raise SystemExit(2)
 
     return guarded  # type: ignore[return-value]
 
@@ -201,12 +204,4 @@ def _print_json(document: dict[str, Any]) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
 
 
-def _collected() -> dict[str, click.Command]:
-    found = [replay_command, verify_command, explain_command]
-    for module, name in _ELSEWHERE:
-        if importlib.util.find_spec(module) is not None:
-            found.append(getattr(importlib.import_module(module), name))
-    return {str(command.name): command for command in found}
-
-
-COMMANDS: dict[str, click.Command] = _collected()
+COMMANDS: dict[str, click.Command] = {"replay": replay_command, "verify": verify_command, "explain": explain_command}

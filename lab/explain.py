@@ -104,7 +104,7 @@ def _triggers(log: Log, decision: Row | None) -> Iterator[str]:
             yield f"  {name}: fired{payout}"
         else:
             stage = decision["not_fired"].get(name, Stage.EVENT.value)
-            yield f"  {name}: stopped at {stage} ({_STOPPED[stage]})"
+            yield f"  {name}: stopped at {stage} ({STOPPED[stage]})"
 
 
 def _names(log: Log, decision: Row, known: list[str]) -> list[str]:
@@ -116,7 +116,7 @@ def _names(log: Log, decision: Row, known: list[str]) -> list[str]:
     return [trigger.name for trigger in rulebook.triggers if trigger.client == decision["client"]]
 
 
-_STOPPED = {
+STOPPED = {
     Stage.INACTIVE: "paused or outside its dates",
     Stage.EVENT: "waits for another event",
     Stage.RECIPIENT: "no known affiliate to post to",

@@ -152,4 +152,5 @@ def _line(
 ) -> str:  # fmt: skip
     what = f" {parameter}" if parameter else ""
     wanted, seen = ("nothing" if value is None else repr(value) for value in (expected, found))
-    return f"{kind}{what}: expected {wanted}, found {seen} ({trigger or '?'} to {recipient or '?'}, {place}, postback {postback})"
+    message = f"{trigger or '?'} to {recipient or '?'}, {place}, postback {postback}"
+    return f"{kind}{what}: expected {wanted}, found {seen} ({message})"

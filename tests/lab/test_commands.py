@@ -1,0 +1,227 @@
+"""The commands of the lab: readable tables, one JSON document, exit statuses that a script can rely on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+
+import lab
+from lab.commands import COMMANDS
+from lab.explain import explain
+from service.archive.schemas import SCHEMAS
+from service.engine import Stage
+from tests.lab.conftest import RULES, Past, attempt_at, receipt_of
+
+Store = Callable[[Past], Path]
+Record = Callable[[list[dict[str, object]]], Path]
+
+
+def run(name: str, *arguments: object) -> Result:
+    return CliRunner().invoke(COMMANDS[name], [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def test_replay_prints_readable_tables(past: Past, tables_of: Store) -> None:
+    result = run("replay", tables_of(past))
+
+    assert result.exit_code == 0
+    assert "Run as logged: 11 hits, 8 accepted" in result.stdout
+    assert "invalid_amount" in result.stdout
+    assert "12.50" in result.stdout
+    assert "Equal: every stored decision" in result.stdout
+
+
+def test_replay_prints_one_json_document(past: Past, tables_of: Store, tmp_path: Path) -> None:
+    root, rules = tables_of(past), tmp_path / "rules.toml"
+    rules.write_text(RULES, encoding="utf-8")
+
+    first, second = run("replay", root, "--rules", rules, "--json"), run("replay", root, "--rules", rules, "--json")
+
+    document = json.loads(first.stdout)
+    expected = {
+        "hits": 11, "partitions": 2, "accepted": 8, "rejected": 2, "duplicates": 1, "engine_errors": 0, "firings": 5,
+        "postbacks": 8, "digest": lab.open(root).digest(), "equal": True, "first_difference": None, "warnings": [],
+    }  # fmt: skip
+    assert {name: document[name] for name in expected} == expected
+    assert document["stored_digest"] == document["digest"] == json.loads(second.stdout)["digest"]
+    assert document["counts"][0]["payout"] == "12.500"
+    assert first.stderr == ""
+
+
+def test_replay_with_other_rules_says_what_differs_first(past: Past, tables_of: Store, tmp_path: Path) -> None:
+    root, rules = tables_of(past), tmp_path / "rules.toml"
+    rules.write_text(RULES.replace('percent = "25"', 'percent = "20"'), encoding="utf-8")
+
+    plain, strict = (
+        run("replay", root, "--rules", rules),
+        run("replay", root, "--rules", rules, "--fail-on", "difference"),
+    )
+
+    assert (plain.exit_code, strict.exit_code) == (0, 1)
+    assert "Different. First: hit 0000" in plain.stdout
+    assert json.loads(run("replay", root, "--rules", rules, "--json").stdout)["equal"] is False
+
+
+def test_fail_on_difference_passes_where_there_is_none(past: Past, tables_of: Store) -> None:
+    assert run("replay", tables_of(past), "--fail-on", "difference").exit_code == 0
+
+
+def test_replay_of_a_log_without_decisions_has_nothing_to_compare_with(past: Past, tables_of: Store) -> None:
+    past.outcomes = []
+
+    root = tables_of(past)
+    document = json.loads(run("replay", root, "--json").stdout)
+
+    assert (document["stored_digest"], document["equal"], document["accepted"]) == (None, None, 8)
+    assert run("replay", root, "--fail-on", "difference").exit_code == 1
+
+
+@pytest.mark.parametrize("name", ["replay", "verify", "explain"])
+def test_a_missing_folder_is_one_line_and_status_2(tmp_path: Path, name: str) -> None:
+    result = run(name, tmp_path / "nothing", *(["x"] if name == "explain" else []))
+
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert (
+        result.stderr
+        == f"{tmp_path / 'nothing'} does not exist; give the folder that holds the tables, such as var/tables\n"
+    )
+
+
+def test_a_broken_rulebook_is_its_lines_and_status_2(past: Past, tables_of: Store, tmp_path: Path) -> None:
+    rules = tmp_path / "broken.toml"
+    rules.write_text(RULES.replace("{txid}", "{txidd}").replace('"visitor"', '"visit"'), encoding="utf-8")
+
+    result = run("replay", tables_of(past), "--rules", rules)
+
+    assert result.exit_code == 2
+    assert [line.startswith(f"{rules}: line ") for line in result.stderr.splitlines()] == [True, True]
+    assert "txid" in result.stderr
+
+
+def test_a_table_file_that_is_gone_is_one_line_and_status_2(past: Past, tables_of: Store) -> None:
+    root = tables_of(past)
+    next((root / "hits").rglob("*.parquet")).unlink()
+
+    result = run("replay", root)
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith("a file of the tables cannot be read")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_verify_says_its_verdict_in_the_first_line(past: Past, tables_of: Store, record: Record) -> None:
+    received = record([receipt_of(postback) for _, postback in past.postbacks if postback.state == "due"])
+
+    result = run("verify", tables_of(past), "--received", received)
+
+    assert result.exit_code == 0
+    assert result.stdout.startswith("All 6 due postbacks were sent, delivered and received as expected")
+
+
+def test_verify_ends_with_status_1_and_names_the_parameter(past: Past, tables_of: Store) -> None:
+    partition, postback = next(pair for pair in past.postbacks if pair[1].recipient == "affiliate:best")
+    index = next(i for i, (_, attempt) in enumerate(past.attempts) if attempt.postback_id == postback.id)
+    wrong = attempt_at(postback, past.now_us, url=postback.url.replace("a%20b", "%7Bsub1%7D"))
+    past.attempts[index] = (partition, wrong)
+    root = tables_of(past)
+
+    plain, document = run("verify", root), run("verify", root, "--json")
+
+    assert (plain.exit_code, document.exit_code) == (1, 1)
+    assert "{sub1}" in plain.stdout
+    found = json.loads(document.stdout)
+    assert (found["ok"], found["verified_equal"], found["differences"]) == (False, 5, 1)
+    assert found["found"][0]["parameter"] == "cid"
+
+
+def test_explain_tells_the_story_of_a_sale(past: Past, tables_of: Store) -> None:
+    sale = next(outcome for _, _, outcome in past.outcomes if outcome.fields.get("txid") == "t1")
+
+    lines = run("explain", tables_of(past), sale.hit_id).stdout.splitlines()
+
+    text = "\n".join(lines)
+    assert lines[0] == f"Hit {sale.hit_id} at 2026-03-02 00:03:00 UTC (partition 3, epoch 1, entry 4)"
+    assert "GET /e?client=acme&event=sale" in text
+    assert "Verdict: accepted as event 'sale' of client 'acme'" in text
+    assert f"visitor: {sale.visitor}, known before" in text
+    assert "affiliate: best" in text
+    assert "  deposit: fired, payout 12.50 EUR" in lines
+    assert "  signup: stopped at event (waits for another event)" in lines
+    assert f"deposit to affiliate:best: due, GET {sale.postbacks[1].url}" in text
+    assert "attempt 1 at 2026-03-02 00:11:01 UTC: delivered, status 200, 4 ms; delivered" in text
+
+
+def test_explain_gives_the_reason_of_a_rejection_and_of_a_stopped_trigger(past: Past, tables_of: Store) -> None:
+    log = lab.open(tables_of(past))
+    broken = next(outcome for _, _, outcome in past.outcomes if outcome.reason == "invalid_amount")
+    small = next(outcome for _, _, outcome in past.outcomes if outcome.fields.get("txid") == "t2")
+
+    assert "Verdict: rejected, invalid_amount: amount '12,50'" in repr(explain(log, broken.hit_id))
+    assert "deposit: stopped at condition (its condition does not hold)" in repr(explain(log, small.hit_id))
+
+
+def test_explain_reads_what_a_postback_waits_for(past: Past, tables_of: Store) -> None:
+    partition, postback = next(pair for pair in past.postbacks if pair[1].state == "due")
+    index = next(i for i, (_, attempt) in enumerate(past.attempts) if attempt.postback_id == postback.id)
+    failed = attempt_at(
+        postback, past.now_us, result="refused", status=0, error="connection refused", state="due",
+        next_due_us=past.now_us + 5_000_000,
+    )  # fmt: skip
+    past.attempts[index] = (partition, failed)
+
+    text = repr(explain(lab.open(tables_of(past)), postback.hit_id))
+
+    assert "refused, connection refused, 4 ms; due, again at 2026-03-02 00:11:05 UTC" in text
+
+
+def test_explain_as_json_holds_the_rows(past: Past, tables_of: Store) -> None:
+    sale = next(outcome for _, _, outcome in past.outcomes if outcome.fields.get("txid") == "t1")
+
+    document = json.loads(run("explain", tables_of(past), sale.hit_id, "--json").stdout)
+
+    assert document["decision"]["fields"]["txid"] == "t1"
+    assert list(document["postbacks"][0]) == SCHEMAS["postbacks"].names
+    assert len(document["attempts"]) == 2
+
+
+def test_an_unknown_hit_is_one_line_and_status_2(past: Past, tables_of: Store) -> None:
+    result = run("explain", tables_of(past), "abc")
+
+    assert result.exit_code == 2
+    assert "there is no hit 'abc'" in result.stderr
+
+
+def test_a_hit_of_any_bytes_can_be_explained(tables_of: Store) -> None:
+    past = Past()
+    past.publish(RULES)
+    outcome = past.hit("client=acme&event=sale")
+    entry = past.entries[-1]
+    assert entry.hit is not None
+    odd = msgspec.structs.replace(entry.hit, query=b"client=acme&x=\xff<b>", body=b"\x00\xfe", flags=("body_cut",))
+    past.entries[-1] = msgspec.structs.replace(entry, hit=odd)
+
+    explanation = explain(lab.open(tables_of(past)), outcome.hit_id)
+
+    assert r"x=\xff<b>" in repr(explanation)
+    assert "body_cut" in repr(explanation)
+    assert "&lt;b&gt;" in explanation._repr_html_()
+
+
+def test_every_stage_has_its_words(past: Past, tables_of: Store) -> None:
+    from lab.explain import STOPPED
+
+    assert set(STOPPED) == set(Stage)
+
+
+def test_every_command_and_option_is_in_the_readme() -> None:
+    readme = Path(lab.__file__).with_name("README.md").read_text(encoding="utf-8")
+
+    for name, command in COMMANDS.items():
+        line = next(line for line in readme.splitlines() if line.startswith(f"    backtrack {name} "))
+        options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
+        assert [option for option in options if option not in line] == []
