@@ -272,7 +272,7 @@ def test_an_import_that_breaks_half_way_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     path = write(tmp_path, line())
-    with pytest.raises(LabError, match="cannot be used"):
+    with pytest.raises(LabError, match="cannot be written"):
         import_log("combined", path, path / "out")
 
 
