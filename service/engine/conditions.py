@@ -50,11 +50,12 @@ _COUNT.2: /count\b/
 _SINCE.2: /since\b/
 DURATION: /[0-9]{1,9}[smhdw]\b/
 NUMBER: /-?[0-9]{1,18}(\.[0-9]{1,9})?(?![0-9A-Za-z_.])/
-NAME: /(?!(?:and|or|not|in|matches|exists|count|since)\b)[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_:-]+)*/
+NAME: /(?!(?:and|or|not|in|matches|exists|count|since)\b)[A-Za-z_][A-Za-z0-9_:-]*(\.[A-Za-z0-9_:\/-]+)*/
 TEXT: /"(?:[^"\\]|\\["\\nrt])*"/ | /'(?:[^'\\]|\\['\\nrt])*'/
 %ignore /[ \t\r\n]+/
 """
 
+MAX_DEPTH = 100
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
@@ -104,11 +105,20 @@ def compile_condition(text: str) -> Condition:
         tree = _parser().parse(text)
     except UnexpectedInput as error:
         raise _explain(text, error) from None
-    except RecursionError:
-        raise ConditionError("the condition is nested too deeply", 1) from None
+    if _depth(tree) > MAX_DEPTH:
+        raise ConditionError(f"the condition is nested deeper than {MAX_DEPTH}", 1)
     names = frozenset(str(token) for token in tree.scan_values(_is_name))
     events = frozenset(_unquote(leaf.children[0]) for leaf in tree.find_pred(lambda t: t.data in ("count", "since")))
     return Condition(text, _build(tree), names, events)
+
+
+def _depth(tree: Tree[Token]) -> int:
+    """How deeply and, or and not are nested. Counted, since the interpreter's own bound would depend on who calls."""
+    deepest, level = 0, [tree]
+    while level:
+        deepest += 1
+        level = [child for node in level for child in node.children if isinstance(child, Tree)]
+    return deepest
 
 
 def _is_name(value: Any) -> bool:
@@ -188,6 +198,10 @@ def _compare_names(left: Operand, right: Operand, compare: Callable[[Any, Any], 
 
 
 def _member(children: list[Any]) -> Predicate:
+    if _kind(children[0]) == "number":
+        text = next((item.children[0] for item in children[1:] if item.data == "text"), None)
+        if text is not None:
+            raise ConditionError(f"a number is looked for among texts; drop the quotes of {text}", text.column or 1)
     operand = _operand(children[0])
     texts = frozenset(_unquote(item.children[0]) for item in children[1:] if item.data == "text")
     numbers = frozenset(_literal_number(item) for item in children[1:] if item.data != "text")
@@ -204,8 +218,10 @@ def _member(children: list[Any]) -> Predicate:
 
 
 def _matches(children: list[Any]) -> Predicate:
-    operand = _operand(children[0])
     token = children[1]
+    if _kind(children[0]) == "number":
+        raise ConditionError("matches reads a text, and a number is none", token.column or 1)
+    operand = _operand(children[0])
     options = re2.Options()
     options.log_errors = False
     try:
@@ -253,7 +269,7 @@ def _operand(operand: Tree[Token]) -> Operand:
     if data == "since":
         return _since(_unquote(child))
     assert isinstance(child, Tree)
-    fixed = _unquote(child.children[0]) if child.data == "text" else str(_literal_number(child))
+    fixed = _unquote(child.children[0]) if child.data == "text" else format(_literal_number(child), "f")
     return lambda facts: fixed
 
 
@@ -267,7 +283,9 @@ def _since(event: str) -> Operand:
 
 def _read(operand: Tree[Token], convert: Callable[[str], Any]) -> Callable[[Facts], Any]:
     if operand.data == "operand":
-        constant = convert(_operand(operand)(_NOTHING) or "")
+        literal = operand.children[0]
+        assert isinstance(literal, Tree)
+        constant = _unquote(literal.children[0]) if literal.data == "text" else _literal_number(literal)
         return lambda facts: constant
     if operand.data == "count":
         event = _unquote(operand.children[0])
@@ -310,17 +328,3 @@ def _unquote(token: Any) -> str:
         else:
             out.append(char)
     return "".join(out)
-
-
-class _Nothing:
-    def value(self, name: str) -> str | None:
-        return None
-
-    def count(self, event: str) -> int:
-        return 0
-
-    def since_us(self, event: str) -> int | None:
-        return None
-
-
-_NOTHING = _Nothing()

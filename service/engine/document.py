@@ -16,6 +16,8 @@ def read_toml(text: str, source: str) -> dict[str, Any]:
     """Parse the text. Raises RulebookError with the line of a syntax error."""
     try:
         return tomllib.loads(text)
+    except RecursionError:
+        raise RulebookError([Problem("", "lists or tables are nested too deeply")], source) from None
     except tomllib.TOMLDecodeError as error:
         message = str(error)
         line = message.rpartition("(at line ")[2].partition(",")[0]
@@ -87,7 +89,7 @@ class Lines:
 def _statements(text: str) -> Iterable[tuple[int, str]]:
     """Each header or key with its first line: lines are gathered until they are a TOML document of their own."""
     gathered, first = "", 0
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not gathered and (not line.strip() or line.lstrip().startswith("#")):
             continue
         first = first if gathered else number

@@ -105,19 +105,25 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
-    """What a valid hit says. Absent values are "". `fields` are the reserved names, `params` the custom parameters."""
+    """What a valid hit says. `fields` are the reserved names, sorted; `params` the custom parameters; absent is not there.
+
+    detail: identifiers that came but are none (an unfilled macro, `null`), for the person who sent them.
+    Nobody changes an event after it is made: outcomes and state share its mappings.
+    """
 
     client: str
     name: str
     fields: dict[str, str]
     params: dict[str, str]
     test: bool = False
+    detail: str = ""
 
 
 class Rejection(msgspec.Struct, frozen=True, gc=False):
     """A hit that says nothing valid: the reason and, in `detail`, the thing and the value for the person who sent it.
 
-    client and params are what could be read before the reason was found.
+    reason: a value of `Reason`. client, event and params are what could be read all the same; client is "" unless the
+    rulebook knows it, so that rejected hits can be counted per client.
     """
 
     reason: str
@@ -165,9 +171,11 @@ class Postback(msgspec.Struct, frozen=True, gc=False):
 class Outcome(msgspec.Struct, frozen=True, gc=False):
     """Everything the engine says about one hit.
 
-    params: own and remembered parameters merged, sorted by name. not_fired: the triggers on this event that did not fire
-    and the stage that stopped them; every trigger of the client that is named nowhere stopped at `event`.
-    absorbed, conflicts: ids of other visitors. fields: reserved names of the event that had a value.
+    reason: of a rejection, else "". detail: what was wrong, or which identifiers were none, or the engine's own bug.
+    params: own and remembered parameters merged, sorted by name; of a rejected hit all that could be read. not_fired: the
+    triggers on this event that did not fire and the stage that stopped them; every trigger of the client that is named
+    nowhere stopped at `event`. absorbed, conflicts: ids of other visitors. fields: reserved names of the event that had
+    a value, sorted by name.
     """
 
     hit_id: str

@@ -1,11 +1,13 @@
 """The road of one hit through the engine: one list of steps of one shape, and the only place that writes state.
 
 Each step reads and fills the `Work` of this hit and answers None to go on, or the verdict that ends the road. Nothing is
-written before `commit`; an exception on the way is the engine's own bug and becomes the verdict `engine_error`.
+written before `commit`; an exception on the way is the engine's own bug and becomes the verdict `engine_error`. One
+inside `commit` passes through: half a state must not be taken for a whole one.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -13,7 +15,7 @@ import msgspec
 from service.engine.model import Entry, Event, Firing, Hit, Outcome, Postback, Rejection, Verdict
 from service.engine.parse import parse
 from service.engine.postbacks import fire
-from service.engine.rulebook import Client, Rulebook
+from service.engine.rulebook import EMPTY, Client, Rulebook
 from service.engine.triggers import Decision, Facts, decide
 from service.engine.visitors import (
     Recognised,
@@ -26,6 +28,9 @@ from service.engine.visitors import (
     write_event,
     write_identity,
 )
+
+MAX_DETAIL = 300
+_ADDRESS = re.compile(r"0x[0-9a-f]+")  # in the text of a bug, where it would make two runs differ
 
 
 class Work(msgspec.Struct, gc=False):
@@ -64,7 +69,8 @@ def read(work: Work) -> Verdict | None:
 def enter_space(work: Work) -> Verdict | None:
     """Test traffic gets an identity and counting space of its own."""
     assert work.event is not None
-    work.test = is_test(work.event, work.state)
+    assert work.client is not None
+    work.test = is_test(work.event, work.state, work.client, work.entry.time_us)
     work.prefix = space(work.event.client, work.test)
     return None
 
@@ -149,16 +155,35 @@ def process(entry: Entry, state: State, rulebook: Rulebook, parsed: Event | Reje
     if hit is None:
         raise ValueError("a rulebook entry has no outcome; switch the rulebook instead")
     try:
-        work = Work(entry, hit, state, rulebook, parse(hit, rulebook) if parsed is None else parsed)
-        verdict = next((end for step in STEPS if (end := step(work)) is not None), Verdict.ACCEPTED)
+        if parsed is None:
+            parsed = parse(hit, rulebook)
+        work = Work(entry, hit, state, rulebook, parsed)
+        verdict = _walk(work)
         outcome = _outcome(work, verdict)
-        commit(work, verdict)
     except Exception as bug:
-        detail = f"{type(bug).__name__}: {bug}"
-        return Outcome(
-            hit.id, entry.seq, entry.time_us, Verdict.ENGINE_ERROR.value, "", detail, rulebook_id=rulebook.id
-        )
+        return _engine_error(entry, hit, parsed, rulebook, bug)
+    commit(work, verdict)
     return outcome
+
+
+def _walk(work: Work) -> Verdict:
+    for step in STEPS:
+        verdict = step(work)
+        if verdict is not None:
+            return verdict
+    return Verdict.ACCEPTED
+
+
+def _engine_error(
+    entry: Entry, hit: Hit, parsed: Event | Rejection | None, rulebook: Rulebook, bug: Exception
+) -> Outcome:
+    detail = _ADDRESS.sub("0x", f"{type(bug).__name__}: {bug}")[:MAX_DETAIL]
+    client = event = ""
+    if parsed is not None:
+        client, event = parsed.client, parsed.name if isinstance(parsed, Event) else parsed.event
+    return Outcome(
+        hit.id, entry.seq, entry.time_us, Verdict.ENGINE_ERROR.value, "", detail, client, event, rulebook_id=rulebook.id
+    )
 
 
 def commit(work: Work, verdict: Verdict) -> None:
@@ -202,8 +227,6 @@ def replay(entries: Iterable[Entry], state: State, rulebooks: Callable[[str], Ru
     rulebooks: finds a rulebook by id. rulebook: the one in force at the start. pinned: keep it, whatever the log says.
     Hits before any rulebook are decided by the empty one.
     """
-    from service.engine.rulebook import EMPTY
-
     current = rulebook or EMPTY
     for entry in entries:
         if entry.hit is not None:

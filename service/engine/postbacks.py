@@ -19,6 +19,9 @@ def postback_id(hit_id: str, trigger: str, recipient: str) -> str:
     return hashlib.sha256(f"{hit_id}\x1f{trigger}\x1f{recipient}".encode()).hexdigest()[:32]
 
 
+POSTBACK_NAMES = frozenset({"trigger", "postback_id", "payout", "payout_currency"})  # known only where one is made
+
+
 class _Values:
     """What a template of one postback may ask: the facts and what only the postback knows."""
 
@@ -32,8 +35,7 @@ class _Values:
             self._own["payout_currency"] = firing.currency
 
     def value(self, name: str) -> str | None:
-        own = self._own.get(name)
-        return self._facts.value(name) if own is None else own
+        return self._own.get(name) if name in POSTBACK_NAMES else self._facts.value(name)
 
 
 def fire(trigger: Trigger, facts: Facts, rulebook: Rulebook, test: bool) -> tuple[Firing, list[Postback]]:
@@ -62,7 +64,7 @@ def _postback(
         state = PostbackState.WITHHELD if rendered.withheld else PostbackState.DUE
         verb = "GET" if template.macros else "POST"
         if verb == "POST":
-            body = json_body(facts, firing, identity, private_names(client) if to_affiliate else frozenset())
+            body = json_body(facts, firing, identity, client.private if to_affiliate else frozenset())
     return Postback(
         identity, facts.hit_id, facts.seq, facts.time_us, client.name, facts.affiliate, trigger.name, facts.event.name,
         recipient, trigger.method, state.value, verb, url, body, missing, firing.payout, firing.currency, test,
@@ -80,12 +82,6 @@ def _endpoint(trigger: Trigger, client: Client, affiliate: Affiliate | None, tes
         if override is not None and override.webhook is not None:
             return override.webhook
     return affiliate.webhook
-
-
-def private_names(client: Client) -> frozenset[str]:
-    """Names whose values never go to an affiliate: the declared ones and every alias of them."""
-    aliases = {alias for alias, name in client.aliases.items() if name in client.private}
-    return client.private | aliases
 
 
 def json_body(facts: Facts, firing: Firing, identity: str, hidden: frozenset[str]) -> str:

@@ -15,6 +15,7 @@ from service.engine.document import Lines, Path, dotted, nearest, read_toml
 from service.engine.errors import ConditionError, Problem, RulebookError, TemplateError
 from service.engine.model import RESERVED
 from service.engine.parse import CURRENCY, EVENT_NAME, NUMBER
+from service.engine.postbacks import POSTBACK_NAMES
 from service.engine.rulebook import (
     BROWSER_EVENTS,
     DAY_US,
@@ -27,6 +28,7 @@ from service.engine.rulebook import (
     Payout,
     Rulebook,
     Trigger,
+    close_private,
     index_triggers,
     rulebook_id,
 )
@@ -36,10 +38,12 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_:-]{0,63}\Z")
 SECRET = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*\Z")
 METHODS = ("webhook", "email", "javascript", "pixel")
+MAX_DURATION_US = 36_525 * DAY_US
 DELIVERED_METHODS = ("webhook",)
-DERIVED = frozenset({
-    "time", "hit_id", "visitor", "trigger", "postback_id", "payout", "payout_currency", "affiliate_click_id",
-})  # fmt: skip
+OF_THE_HIT = frozenset({"time", "hit_id", "visitor"})  # known wherever an event is asked
+MADE_PARAMS = frozenset({"affiliate_click_id"})  # a custom parameter that every client has: /c makes it
+DERIVED = OF_THE_HIT | MADE_PARAMS | POSTBACK_NAMES
+NOT_REMEMBERED = DERIVED - MADE_PARAMS | frozenset(RESERVED)
 
 CLIENT_KEYS = frozenset({
     "name", "landing", "hosts", "params", "private", "aliases", "not_an_id", "browser_events", "remember",
@@ -110,17 +114,21 @@ class _Reader:
         landing = self._url(path, table, "landing")
         hosts = self._names(path, table, "hosts")
         if landing is not None and not hosts:
-            hosts = (urlsplit(landing.source).hostname or "",)
+            hosts = (_host(landing.source),)
+        aliases = self._aliases(path, table)
         return Client(
             name,
             self._text(path, table, "name"),
             landing,
             hosts,
-            frozenset(self._parameters(path, table, "params")),
-            frozenset({"uid", *self._parameters(path, table, "private")}),
-            self._aliases(path, table),
+            frozenset(self._declared(path, table)),
+            close_private(frozenset({"uid", *self._parameters(path, table, "private")}), aliases),
+            aliases,
             frozenset(self._names(path, table, "not_an_id", NOT_AN_ID)),
-            frozenset(self._names(path, table, "browser_events", BROWSER_EVENTS)),
+            frozenset(
+                self._event(path, "browser_events", event)
+                for event in self._names(path, table, "browser_events", BROWSER_EVENTS)
+            ),
             self._duration(path, table, "remember", 90 * DAY_US),
             self._choice(path, table, "attribution", ("last_click", "first_click"), "last_click"),
             self._duration(path, table, "click_window", 30 * DAY_US),
@@ -140,6 +148,18 @@ class _Reader:
             elif alias in RESERVED:
                 self.wrong(key, f"{alias!r} is a reserved name itself and cannot be an alias")
         return {alias: str(name) for alias, name in aliases.items()}
+
+    def _declared(self, path: Path, table: dict[str, Any]) -> tuple[str, ...]:
+        """The custom parameters. One that is called like a name of ours would be hidden by it."""
+        names = self._parameters(path, table, "params")
+        for name in names:
+            if name in RESERVED:
+                self.wrong((*path, "params"), f"{name!r} is a reserved name and needs no declaration; drop it")
+            elif name in DERIVED - MADE_PARAMS:
+                self.wrong(
+                    (*path, "params"), f"{name!r} is a name of ours; drop it, it is always there as param.{name}"
+                )
+        return names
 
     def _affiliate(self, name: str, table: dict[str, Any]) -> Affiliate:
         path: Path = ("affiliate", name)
@@ -163,7 +183,7 @@ class _Reader:
         return Affiliate(
             name,
             self._text(path, table, "name"),
-            frozenset(self._parameters(path, table, "params")),
+            frozenset(self._declared(path, table)),
             self._url(path, table, "webhook"),
             self._url(path, table, "test_webhook"),
             overrides,
@@ -179,6 +199,9 @@ class _Reader:
         seen: dict[str, int] = {}
         for number, table in enumerate(tables):
             path: Path = ("trigger", number)
+            if not isinstance(table, dict):
+                self.wrong(path, "write each trigger under its own [[trigger]]")
+                continue
             trigger = self._trigger(path, table)
             if trigger.name in seen:
                 self.wrong((*path, "name"), f"{trigger.name!r} is the name of trigger {seen[trigger.name] + 1} already")
@@ -199,6 +222,9 @@ class _Reader:
         if client not in self.clients:
             self.wrong((*path, "client"), f"there is no client {client!r}{nearest(client, self.clients)}")
         after = tuple(self._event(path, "after", event) for event in self._names(path, table, "after"))
+        from_us, until_us = self._moment(path, table, "from", 0), self._moment(path, table, "until", FOREVER_US)
+        if until_us <= from_us:
+            self.wrong((*path, "until"), "until is not after from, so the trigger would never be active")
         within_us = self._duration(path, table, "within", 0)
         if within_us and not after:
             self.wrong(
@@ -214,12 +240,12 @@ class _Reader:
             self._percent(path, table, "sample"),
             self._choice(path, table, "once", ("visitor", "always"), "always"),
             self._cap(path, table),
-            self._payout(path, table),
+            self._payout(path, table, client),
             self._method(path, table),
             self._to(path, table),
             self._flag(path, table, "paused"),
-            self._moment(path, table, "from", 0),
-            self._moment(path, table, "until", FOREVER_US),
+            from_us,
+            until_us,
         )
 
     def _method(self, path: Path, table: dict[str, Any]) -> str:
@@ -237,6 +263,8 @@ class _Reader:
         for recipient in to:
             if recipient not in ("client", "affiliate"):
                 self.wrong((*path, "to"), f"{recipient!r}: a recipient is client or affiliate")
+        if len(set(to)) < len(to):
+            self.wrong((*path, "to"), "a recipient is named twice; it gets one postback per firing")
         if not to:
             self.wrong((*path, "to"), "a trigger without a recipient posts nothing; write client, affiliate or both")
         client = self.clients.get(str(table.get("client", "")))
@@ -255,16 +283,18 @@ class _Reader:
         except ConditionError as error:
             self.wrong((*path, "when"), str(error))
             return None
-        known = self._known_names(client, ())
+        if client not in self.clients:
+            return condition  # one problem is enough
+        known = self._known_names(client, ()) - POSTBACK_NAMES
         for name in sorted(condition.names):
             if not _is_known(name, known):
                 self.wrong((*path, "when"), f"{name!r} is no parameter of client {client}{nearest(name, known)}")
         return condition
 
     def _cap(self, path: Path, table: dict[str, Any]) -> Cap | None:
-        cap = self._table(path, table, "cap")
-        if not cap:
+        if "cap" not in table:
             return None
+        cap = self._table(path, table, "cap")
         path = (*path, "cap")
         self._only_known(path, cap, frozenset({"per", "every", "count"}))
         count = cap.get("count")
@@ -274,10 +304,10 @@ class _Reader:
         per = self._choice(path, cap, "per", ("affiliate", "trigger"), "trigger")
         return Cap(per, self._choice(path, cap, "every", ("hour", "day", "month", "total"), "day"), count)
 
-    def _payout(self, path: Path, table: dict[str, Any]) -> Payout | None:
-        payout = self._table(path, table, "payout")
-        if not payout:
+    def _payout(self, path: Path, table: dict[str, Any], client: str) -> Payout | None:
+        if "payout" not in table:
             return None
+        payout = self._table(path, table, "payout")
         path = (*path, "payout")
         self._only_known(path, payout, frozenset({"fixed", "percent", "of", "currency"}))
         currency = self._text(path, payout, "currency")
@@ -289,10 +319,14 @@ class _Reader:
         if "fixed" in payout:
             if not currency:
                 self.wrong(path, 'a fixed payout needs its currency, such as currency = "EUR"')
+            if "of" in payout:
+                self.wrong((*path, "of"), "a fixed payout is of nothing; drop of, or write percent")
             return Payout(self._decimal(path, payout, "fixed"), currency)
-        return Payout(
-            None, currency, self._decimal(path, payout, "percent"), self._text(path, payout, "of") or "amount"
-        )
+        of = self._text(path, payout, "of") or "amount"
+        known = self._known_names(client, ()) - POSTBACK_NAMES
+        if client in self.clients and not _is_known(of, known):
+            self.wrong((*path, "of"), f"{of!r} is no parameter of client {client}{nearest(of, known)}")
+        return Payout(None, currency, self._decimal(path, payout, "percent"), of)
 
     # macros
 
@@ -328,8 +362,12 @@ class _Reader:
     def _landing(self, client: Client) -> None:
         if client.landing is None:
             return
-        self._macros(("client", client.name, "landing"), client.landing, client, (), False)
-        host = urlsplit(client.landing.source).hostname or ""
+        path = ("client", client.name, "landing")
+        known = frozenset(RESERVED) | MADE_PARAMS | client.params | client.private
+        for macro in client.landing.macros:
+            if macro.name not in known and not macro.name.startswith("param."):
+                self._once(path, f"{{{macro.name}}} is not known at the tracker link{nearest(macro.name, known)}")
+        host = _host(client.landing.source)
         if host not in client.hosts:
             self.wrong(("client", client.name, "hosts"), f"the landing page's host {host!r} is not among the hosts")
 
@@ -350,7 +388,6 @@ class _Reader:
         if (path, message) not in self.problems:
             self.wrong(path, message)
 
-    @lru_cache(maxsize=4096)  # noqa: B019  (a reader lives for one load)
     def _known_names(self, client: str, extra: tuple[str, ...]) -> frozenset[str]:
         known = self.clients.get(client)
         declared = known.params | known.private if known else frozenset()
@@ -422,7 +459,11 @@ class _Reader:
         if match is None:
             self.wrong((*path, key), f'{value!r} is no duration: write a number with s, m, h, d or w, such as "30d"')
             return default
-        return int(match.group(1)) * UNITS_S[match.group(2)] * 1_000_000
+        duration_us = int(match.group(1)) * UNITS_S[match.group(2)] * 1_000_000
+        if duration_us > MAX_DURATION_US:
+            self.wrong((*path, key), f"{value!r} is longer than 100 years; write a shorter duration")
+            return default
+        return duration_us
 
     def _decimal(self, path: Path, table: dict[str, Any], key: str) -> Decimal:
         value = table[key]
@@ -466,9 +507,10 @@ class _Reader:
         if not text:
             return None
         template = self._compiled(path, key, text, compile_template)
-        parts = urlsplit(text)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "{" in parts.netloc:
+        if not _host(text):
             self.wrong((*path, key), f"{text!r} is no http(s) address with a fixed host")
+        elif any(char.isspace() or not char.isprintable() for char in text):
+            self.wrong((*path, key), f"{text!r} has a space or a control character in it; write it percent-encoded")
         return template
 
     def _compiled(self, path: Path, key: str, text: str, compiler: Callable[[str], Template]) -> Template | None:
@@ -477,6 +519,16 @@ class _Reader:
         except TemplateError as error:
             self.wrong((*path, key), str(error))
             return None
+
+
+def _host(url: str) -> str:
+    """The host of an http(s) address, "" if it has none or one that is not fixed."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return ""
+    return host if parts.scheme in ("http", "https") and "{" not in parts.netloc else ""
 
 
 def _last_field(name: str) -> str:
@@ -488,7 +540,7 @@ def _is_known(name: str, known: frozenset[str]) -> bool:
         return True
     scope, _, rest = name.partition(".")
     if scope == "param":
-        return bool(rest)
+        return bool(rest) and rest not in RESERVED
     if scope == "first":
-        return rest in known
+        return rest in known and rest not in NOT_REMEMBERED
     return scope == "last" and rest.rpartition(".")[2] in RESERVED and bool(rest.rpartition(".")[0])

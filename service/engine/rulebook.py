@@ -18,7 +18,10 @@ BROWSER_EVENTS = ("pageview", "click", "login", "registration")
 
 
 class Client(msgspec.Struct, frozen=True):
-    """The company whose site visitors act on. Durations in microseconds."""
+    """The company whose site visitors act on. Durations in microseconds.
+
+    params: declared custom parameters. private: names whose values never go to an affiliate, closed over the aliases.
+    """
 
     name: str
     title: str = ""
@@ -35,6 +38,12 @@ class Client(msgspec.Struct, frozen=True):
     webhook: Template | None = None
     test_webhook: Template | None = None
     secret: str = ""
+
+
+def close_private(private: frozenset[str], aliases: dict[str, str]) -> frozenset[str]:
+    """Private names and every other name that carries the same value: aliases of them, and what they are aliases of."""
+    reserved = private | {name for alias, name in aliases.items() if alias in private}
+    return reserved | {alias for alias, name in aliases.items() if name in reserved}
 
 
 class Endpoints(msgspec.Struct, frozen=True):

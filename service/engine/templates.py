@@ -18,7 +18,7 @@ import msgspec
 
 from service.engine.errors import TemplateError
 
-MACRO_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z0-9_:-]+)*\Z")
+MACRO_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_:-]*(?:\.[A-Za-z0-9_:/-]+)*\Z")  # behind the dot also events: last.a/b.ts
 TIME_CODES = frozenset("YmdHMS")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -74,7 +74,8 @@ class Template(msgspec.Struct, frozen=True, gc=False):
             value = values.value(part.name)
             if value is None:
                 if part.default is None:
-                    missing.append(part.name)
+                    if part.name not in missing:
+                        missing.append(part.name)
                     withheld = withheld or part.required
                     continue
                 value = part.default
@@ -122,7 +123,7 @@ def _macro(body: str) -> Macro:
     required = head.endswith("!")
     name = head.removesuffix("!")
     if not MACRO_NAME.match(name):
-        raise TemplateError(f"{{{body}}} is no macro: a name is letters, digits and _, with dots between parts")
+        raise TemplateError(f"{{{body}}} is no macro: a name is letters, digits, _ : and -, with dots between parts")
     macro = Macro(name, required)
     for written in filters:
         macro = msgspec.structs.replace(macro, **_filter(name, written))
@@ -153,8 +154,7 @@ def encode_url(value: str) -> str:
 
 def iso_time(time_us: int) -> str:
     """2026-11-23T09:47:17.000000Z for microseconds since 1970, UTC."""
-    moment = _EPOCH + timedelta(microseconds=time_us)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond:06d}Z"
+    return (_EPOCH + timedelta(microseconds=time_us)).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def format_time(iso: str, pattern: str) -> str:

@@ -18,30 +18,18 @@ from service.engine.templates import iso_time
 from service.engine.visitors import State, Visitor
 
 # ISO 4217: currencies whose minor unit is not a hundredth
-CURRENCY_PLACES = dict.fromkeys(
-    (
-        "BIF",
-        "CLP",
-        "DJF",
-        "GNF",
-        "ISK",
-        "JPY",
-        "KMF",
-        "KRW",
-        "PYG",
-        "RWF",
-        "UGX",
-        "UYI",
-        "VND",
-        "VUV",
-        "XAF",
-        "XOF",
-        "XPF",
-    ),
-    0,
-) | dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3)
+_BY_PLACES = {
+    0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
+    3: "BHD IQD JOD KWD LYD OMR TND",
+    4: "CLF UYW",
+}
+CURRENCY_PLACES = {code: places for places, codes in _BY_PLACES.items() for code in codes.split()}
+_UNITS = tuple(Decimal((0, (1,), -places)) for places in range(5))
 
 _EXACT = Context(prec=80, rounding=ROUND_HALF_EVEN)  # 18 + 9 digits times a percentage always fit; no ambient context
+
+
+_OWN = frozenset({"time", "hit_id", "visitor", "affiliate"})
 
 
 class Facts:
@@ -68,24 +56,27 @@ class Facts:
         self.time_us = time_us
 
     def value(self, name: str) -> str | None:
-        """The value of a name, None if it is missing."""
-        if name == "affiliate":
-            return self.affiliate or None
+        """The value of a name, None if it is missing.
+
+        What a request brings can never stand for a name that is ours: `param.NAME` reaches a parameter of such a name.
+        """
         value = self.event.fields.get(name)
         if value is not None:
             return value
-        value = self.params.get(name)
-        if value is not None:
-            return value
-        return self._derived(name)
+        if name in _OWN:
+            return self._own(name)
+        return self._scoped(name) if "." in name else self.params.get(name)
 
-    def _derived(self, name: str) -> str | None:
+    def _own(self, name: str) -> str | None:
         if name == "time":
             return iso_time(self.time_us)
         if name == "hit_id":
             return self.hit_id
         if name == "visitor":
             return self.visitor.id
+        return self.affiliate or None
+
+    def _scoped(self, name: str) -> str | None:
         scope, _, rest = name.partition(".")
         if scope == "param":
             return self.params.get(rest)
@@ -242,5 +233,10 @@ def payout_of(payout: Payout | None, facts: Facts) -> tuple[str, str]:
 
 def quantize(amount: Decimal, currency: str) -> str:
     """A decimal in the places of its currency, rounded half even."""
-    places = CURRENCY_PLACES.get(currency, 2)
-    return str(_EXACT.quantize(amount, Decimal(1).scaleb(-places)))
+    rounded = _EXACT.quantize(amount, _UNITS[CURRENCY_PLACES.get(currency, 2)])
+    return str(rounded if rounded else rounded.copy_abs())  # there is no minus zero in money
+
+
+def minor_units(amount: str, currency: str) -> int:
+    """An amount of `quantize` as an integer in the currency's minor unit: 12.50 EUR is 1250."""
+    return int(Decimal(amount).scaleb(CURRENCY_PLACES.get(currency, 2), _EXACT))

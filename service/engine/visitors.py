@@ -115,10 +115,9 @@ def identifier_keys(prefix: str, fields: dict[str, str]) -> list[str]:
     return [f"{prefix}{kind}{_SEPARATOR}{fields[kind]}" for kind in IDENTIFIERS if kind in fields]
 
 
-def test_click_key(event: Event) -> str | None:
-    """The key that would make this event a test: its click id as one minted by a test click."""
-    click_id = event.fields.get("click_id")
-    return None if click_id is None else f"{space(event.client, True)}click_id{_SEPARATOR}{click_id}"
+def test_click_key(client: str, click_id: str) -> str:
+    """The key that a test click leaves for the click id it minted. It makes every later hit with this id a test."""
+    return f"{space(client, True)}minted{_SEPARATOR}{click_id}"
 
 
 def txid_key(prefix: str, event: Event) -> str | None:
@@ -127,20 +126,24 @@ def txid_key(prefix: str, event: Event) -> str | None:
     return None if txid is None else f"{prefix}{event.name}{_SEPARATOR}{txid}"
 
 
-def is_test(event: Event, state: State) -> bool:
-    """Whether the event belongs to the space of tests."""
+def is_test(event: Event, state: State, client: Client, time_us: int) -> bool:
+    """Whether the event belongs to the space of tests: it says so, or a test click that is not forgotten minted its id."""
     if event.test:
         return True
-    key = test_click_key(event)
-    return key is not None and key in state.owners
+    click_id = event.fields.get("click_id")
+    if click_id is None:
+        return False
+    owner = state.owners.get(test_click_key(event.client, click_id))
+    visitor = None if owner is None else state.visitors.get(owner)
+    return visitor is not None and visitor.last_us >= time_us - client.remember_us
 
 
 def wanted_keys(event: Event) -> tuple[list[str], list[str]]:
     """Owner keys and transaction keys that the decision about this event may read: what a store has to fetch."""
-    owners: list[str] = []
+    click_id = event.fields.get("click_id")
+    owners = [] if event.test or click_id is None else [test_click_key(event.client, click_id)]
     txids: list[str] = []
-    click = test_click_key(event)
-    spaces = (True,) if event.test else ((False,) if click is None else (False, True))
+    spaces = (True,) if event.test else ((False,) if click_id is None else (False, True))
     for test in spaces:
         prefix = space(event.client, test)
         owners += identifier_keys(prefix, event.fields)
@@ -159,11 +162,13 @@ def recognise(event: Event, prefix: str, state: State, client: Client, hit_id: s
     uid = event.fields.get("uid", "")
     visitor = _choose(uid, keys, owners)
     if visitor is None:
-        fresh = Visitor(hit_id, uid, time_us)
-        chosen = Recognised(fresh, new=True, forgotten=forgotten)
+        chosen = Recognised(Visitor(hit_id, uid, time_us), new=True, forgotten=forgotten)
     else:
         chosen = Recognised(visitor, forgotten=forgotten)
-    return _claim(chosen, keys, owners, uid)
+    _claim(chosen, keys, owners)
+    if event.fields.get("click_id") == hit_id and prefix == space(event.client, True):
+        chosen.link += (test_click_key(event.client, hit_id),)
+    return chosen
 
 
 def _owners(keys: list[str], state: State, oldest_us: int) -> tuple[dict[str, Visitor], tuple[str, ...]]:
@@ -194,7 +199,7 @@ def _choose(uid: str, keys: list[str], owners: dict[str, Visitor]) -> Visitor | 
     return next((visitor for visitor in owners.values() if not visitor.uid), None)
 
 
-def _claim(chosen: Recognised, keys: list[str], owners: dict[str, Visitor], uid: str) -> Recognised:
+def _claim(chosen: Recognised, keys: list[str], owners: dict[str, Visitor]) -> None:
     """What happens to the hit's identifiers and to their other owners."""
     visitor = chosen.visitor
     absorbed: list[Visitor] = []
@@ -215,7 +220,6 @@ def _claim(chosen: Recognised, keys: list[str], owners: dict[str, Visitor], uid:
         chosen.absorbed = tuple(other.id for other in absorbed)
     chosen.link = tuple(link)
     chosen.conflicts = tuple(conflicts)
-    return chosen
 
 
 def _merge(visitor: Visitor, absorbed: Iterable[Visitor]) -> Visitor:
