@@ -22,7 +22,7 @@ from lab.explain import explain as explain_hit
 from lab.log import LabError, Log
 from lab.replay import Run
 from lab.replay import replay as replay_log
-from lab.show import plural, progress, rich_table
+from lab.show import plural, progress, rich_table, terminal
 from lab.verify import Verification
 from lab.verify import verify as verify_log
 from service.engine import RulebookError
@@ -105,7 +105,7 @@ def replay_document(log: Log, run: Run) -> dict[str, Any]:
 
 
 def _print_run(log: Log, run: Run, document: dict[str, Any]) -> None:
-    out = Console()
+    out = terminal()
     _say(out, repr(run))
     for title, frame in (
         ("Verdicts", run.verdicts),
@@ -165,7 +165,7 @@ def verify_document(verification: Verification) -> dict[str, Any]:
 
 
 def _print_verification(verification: Verification) -> None:
-    out = Console()
+    out = terminal()
     _say(out, verification.sentence)
     _say(out, verification.numbers)
     if not verification.ok:
@@ -186,7 +186,7 @@ def explain_command(log: Path, hit_id: str, as_json: bool) -> None:
         _print_json({"hit_id": explanation.hit_id, "lines": list(explanation.lines), "decision": explanation.decision,
                      "postbacks": list(explanation.postbacks), "attempts": list(explanation.attempts)})  # fmt: skip
     else:
-        _say(Console(), "\n".join(explanation.lines))
+        _say(terminal(), "\n".join(explanation.lines))
 
 
 def _say(out: Console, text: str) -> None:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+_WIDE = 200  # columns, where nobody says how many there are
 Report = Callable[[int, int], None]  # done, total
 
 _STYLE = (
@@ -62,6 +63,12 @@ def rich_table(frame: pl.DataFrame, title: str = "", limit: int | None = None) -
     if limit is not None and frame.height > limit:
         table.add_row(Text(f"and {frame.height - limit:,} more", style="dim"))
     return table
+
+
+def terminal() -> Console:
+    """Standard output: as wide as the terminal, wide enough for one line per row where it is a file or a pipe."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDE)
 
 
 def html_table(frame: pl.DataFrame, caption: str = "", limit: int = 20) -> str:
