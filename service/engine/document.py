@@ -68,7 +68,8 @@ class Lines:
                 path = (*path, key)
                 if not isinstance(node, list) and path in counts:
                     path = (*path, counts[path])  # a sub-table of the latest element
-        self._lines.setdefault(path, number)
+        for length in range(1, len(path) + 1):
+            self._lines.setdefault(path[:length], number)
         return path
 
     def _keys(self, prefix: Path, node: dict[str, Any], number: int) -> None:

@@ -212,9 +212,9 @@ def _outcome(work: Work, verdict: Verdict) -> Outcome:
         )  # fmt: skip
     assert work.plan is not None and work.facts is not None
     return Outcome(
-        hit.id, entry.seq, entry.time_us, verdict.value,
+        hit.id, entry.seq, entry.time_us, verdict.value, detail=parsed.detail,
         client=parsed.client, event=parsed.name, affiliate=work.affiliate, visitor=work.plan.visitor.id,
-        test=work.test, new_visitor=work.plan.new, fields=dict(sorted(parsed.fields.items())), params=work.facts.params,
+        test=work.test, new_visitor=work.plan.new, fields=parsed.fields.copy(), params=work.facts.params,
         fired=work.fired, not_fired=work.decision.not_fired if work.decision else {}, postbacks=work.postbacks,
         absorbed=work.plan.absorbed, conflicts=work.plan.conflicts, rulebook_id=work.rulebook.id,
     )  # fmt: skip
