@@ -89,7 +89,7 @@ def _identifiers(dice: Dice, seq: int) -> str:
 def _extras(dice: Dice, seq: int) -> str:
     parts = [
         f"country={('DE', 'AT', 'FR')[dice.below(3)]}", f"sub1={'abxyz'[dice.below(5)]}%20{dice.below(9)}",
-        f"amount={dice.below(60)}.{dice.below(100):02d}&currency={("EUR", "jpy", "KWD", "EUR", "USD", "x")[dice.below(6)]}",
+        f"amount={dice.below(60)}.{dice.below(100):02d}&currency={('EUR', 'jpy', 'KWD', 'EUR', 'x')[dice.below(5)]}",
         f"order=o{seq - dice.below(30)}", "test=1", f"email=m{dice.below(9)}@x.example", f"p{dice.below(300)}=%C3%A9",
         "x=%FF", f"ts={seq}",
     ]  # fmt: skip
