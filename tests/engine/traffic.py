@@ -48,7 +48,7 @@ name = "back"
 client = "acme"
 on = "login"
 when = 'since("login") > 3d or since("click") < 1d'
-sample = 20
+sample = 50
 to = ["client", "affiliate"]
 """
 RULEBOOK = load(RULES)
