@@ -1,0 +1,71 @@
+"""The dramatiq actor of the archive: one at a time in the whole installation."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+import dramatiq
+import redis
+
+from service import keys
+from service.archive.tables import TableError
+from service.archive.writer import Archiver, GapError
+from service.servers import client, is_away
+from service.settings import Settings
+from service.wakeups import ARCHIVE
+
+log = logging.getLogger("backtrack.archive")
+
+TURN_S = 300.0
+LEASE_MS = 4_000
+STEP_S = 0.1
+
+
+def register(broker: dramatiq.Broker, settings: Settings, stopping: Callable[[], bool]) -> None:
+    """Make the actor `archive` known to a worker's broker."""
+    connection = client(settings.journal_url, timeout_s=30)
+
+    def archive() -> None:
+        token = secrets.token_hex(8)
+        if stopping() or not connection.set(keys.ARCHIVE_LEASE, token, nx=True, px=LEASE_MS):
+            return
+        try:
+            _work(connection, settings, token, stopping)
+        except (TableError, GapError) as error:
+            log.error("the archive stands still: %s", error)
+            time.sleep(1)
+        except (redis.RedisError, OSError) as error:
+            if not is_away(error):
+                raise
+            log.warning("the archive waits for the journal: %s", error)
+        finally:
+            _release(connection, token)
+
+    dramatiq.actor(archive, broker=broker, queue_name=ARCHIVE, actor_name="archive")
+
+
+def _work(connection: redis.Redis, settings: Settings, token: str, stopping: Callable[[], bool]) -> None:
+    archiver = Archiver(connection, settings.tables_path, settings.partitions, settings.archive_rows)
+    deadline = time.monotonic() + TURN_S
+    while time.monotonic() < deadline and not stopping():
+        held: Any = connection.get(keys.ARCHIVE_LEASE)
+        if held is None or held.decode() != token:
+            return  # it took too long and another one has taken over; the tables tell both how far they are
+        connection.pexpire(keys.ARCHIVE_LEASE, LEASE_MS)
+        started = time.monotonic()
+        archiver.round()
+        while time.monotonic() - started < settings.archive_ms / 1000 and not stopping():
+            time.sleep(STEP_S)
+
+
+def _release(connection: redis.Redis, token: str) -> None:
+    try:
+        held: Any = connection.get(keys.ARCHIVE_LEASE)
+        if held is not None and held.decode() == token:
+            connection.delete(keys.ARCHIVE_LEASE)
+    except (redis.RedisError, OSError):
+        pass  # it expires by itself

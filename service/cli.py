@@ -1,0 +1,167 @@
+"""The command line: `backtrack`. Each command is thin; what it does lies in the module that it names.
+
+Exit status 0 done, 1 the check failed, 2 bad usage or bad input.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from service.archive.tables import TableError
+from service.engine import RulebookError
+from service.servers import ServerError, address
+from service.settings import Settings, SettingsError, from_environment
+
+# commands of the lab: name to module and attribute, loaded when they are called, so that production needs no lab
+LATE = {
+    "demo": ("service.demo", "demo_command"),
+    "partner": ("service.partner", "partner_command"),
+    "rules": ("service.rules_commands", "rules"),
+    "counts": ("service.counts_command", "counts_command"),
+    "replay": ("lab.commands", "replay_command"),
+    "verify": ("lab.commands", "verify_command"),
+    "explain": ("lab.commands", "explain_command"),
+    "funnel": ("lab.funnel", "funnel_command"),
+    "import": ("lab.importing", "import_command"),
+}
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class LateGroup(click.Group):
+    """A group whose commands are partly loaded when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names."""
+        return sorted({*super().list_commands(ctx), *LATE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name."""
+        if cmd_name not in LATE:
+            return super().get_command(ctx, cmd_name)
+        module, attribute = LATE[cmd_name]
+        try:
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+        except ImportError as error:
+            raise click.ClickException(f"`{cmd_name}` needs {error.name}; install backtrack[lab]") from None
+        return command
+
+
+def one_line_errors(command: _Command) -> _Command:
+    """Say in one line what a person can do about an error; exit status 2."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except (ServerError, SettingsError, RulebookError, TableError) as error:
+            click.echo(str(error), err=True)
+            sys.exit(2)
+
+    return guarded  # type: ignore[return-value]
+
+
+@click.group(cls=LateGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="backtrack")
+def main() -> None:
+    """Event tracking for affiliate programmes that can be replayed."""
+
+
+def settings_of(**overrides: Any) -> Settings:
+    """The settings of this process."""
+    return from_environment(os.environ, **overrides)
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """One line per record."""
+    logging.basicConfig(level=level, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("dramatiq").setLevel(logging.WARNING)
+
+
+@main.command()
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on.")
+@one_line_errors
+def web(host: str | None, port: int | None) -> None:
+    """Serve the intake (one role, for production)."""
+    from service import web as server
+
+    log_to_stderr()
+    server.run(settings_of(host=host, port=port))
+
+
+@main.command()
+@click.option("--queues", default="tracking,delivery,archive", show_default=True, help="Which work to take.")
+@one_line_errors
+def worker(queues: str) -> None:
+    """Track, deliver and archive (one role, for production)."""
+    from service import worker as process
+    from service.wakeups import QUEUES
+
+    chosen = [queue.strip() for queue in queues.split(",")]
+    for queue in chosen:
+        if queue not in QUEUES:
+            raise click.UsageError(f"there is no queue {queue!r}; known are {', '.join(QUEUES)}")
+    log_to_stderr()
+    process.run(settings_of(), chosen)
+
+
+@main.command()
+@click.option("--var", type=click.Path(path_type=Path), help="Folder for everything that is kept.")
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on.")
+@click.option("--rules", type=click.Path(path_type=Path, exists=True), help="Rulebook to publish at the start.")
+@click.option(
+    "--embedded/--no-embedded", default=True, help="Start the two Redis servers too, or use those of the settings."
+)
+@one_line_errors
+def up(var: Path | None, host: str | None, port: int | None, rules: Path | None, embedded: bool) -> None:
+    """Run web, worker and an embedded Redis on this machine."""
+    from service.supervisor import Up
+
+    log_to_stderr()
+    settings = settings_of(var=var, host=host, port=port)
+    with Up(settings, embedded) as running:
+        if rules is not None:
+            running.publish(rules.read_text(), str(rules))
+        _say_where(settings)
+        running.run()
+
+
+def _say_where(settings: Settings) -> None:
+    click.echo(f"intake   http://{settings.host}:{settings.port}/e?client=NAME&event=NAME", err=True)
+    click.echo(f"journal  {address(settings.journal_url)}", err=True)
+    click.echo(f"tables   {settings.tables_path}", err=True)
+    click.echo("Ctrl-C ends it.", err=True)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path), default=Path("notebooks"))
+@click.option("--ip", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=int, default=8888, show_default=True, help="Port to listen on.")
+@click.option("--browser/--no-browser", default=True, help="Open a browser.")
+@one_line_errors
+def lab(folder: Path, ip: str, port: int, browser: bool) -> None:
+    """Open JupyterLab on the notebooks."""
+    if not folder.is_dir():
+        raise click.UsageError(f"there is no folder {folder}")
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise click.ClickException("`lab` needs jupyterlab; install backtrack[lab]")
+    arguments = [f"--ip={ip}", f"--port={port}", f"--notebook-dir={folder}"]
+    if not browser:
+        arguments.append("--no-browser")
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *arguments])
+
+
+if __name__ == "__main__":
+    main()

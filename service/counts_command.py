@@ -1,0 +1,85 @@
+"""`backtrack counts`: the counters, and their proof from the decisions."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from typing import Any
+
+import click
+import msgspec
+import redis
+from rich.console import Console
+from rich.table import Table
+
+from service import keys
+from service.archive import tables
+from service.archive.schemas import outcome_of
+from service.cli import one_line_errors, settings_of
+from service.servers import check_journal
+from service.settings import Settings
+from service.tracking.counters import FIELDS, SEPARATOR, increments
+
+BATCH = 5_000
+
+
+@click.command("counts")
+@click.option(
+    "--recount", is_flag=True, help="Count the decisions in the tables again and compare; exit 1 if they differ."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+@one_line_errors
+def counts_command(recount: bool, as_json: bool) -> None:
+    """Counters per client, affiliate, trigger, event and hour."""
+    settings = settings_of()
+    connection = check_journal(settings.journal_url, settings.partitions)
+    live = read_counts(connection, settings.partitions)
+    different = {}
+    if recount:
+        proved = recounted(settings)
+        different = {
+            field: {"live": live.get(field, 0), "recounted": proved.get(field, 0)}
+            for field in sorted(live.keys() | proved.keys())
+            if live.get(field, 0) != proved.get(field, 0)
+        }
+    if as_json:
+        rows = [dict(zip(FIELDS, field.split(SEPARATOR), strict=True)) | {"n": n} for field, n in sorted(live.items())]
+        shown = [dict(zip(FIELDS, field.split(SEPARATOR), strict=True)) | pair for field, pair in different.items()]
+        click.echo(msgspec.json.encode({"counts": rows, "recounted": recount, "differences": shown}).decode())
+    else:
+        _show(live, recount, different)
+    sys.exit(1 if different else 0)
+
+
+def read_counts(connection: redis.Redis, partitions: int) -> dict[str, int]:
+    """The live counters of all partitions."""
+    total: Counter[str] = Counter()
+    for place in keys.partitions(partitions):
+        found: Any = connection.hgetall(place.counts)
+        total.update({field.decode(): int(n) for field, n in found.items()})
+    return dict(total)
+
+
+def recounted(settings: Settings) -> dict[str, int]:
+    """The same counters, counted from the decisions in the tables."""
+    total: Counter[str] = Counter()
+    table = tables.open_table(settings.tables_path, "decisions")
+    if table is not None:
+        for batch in table.to_pyarrow_dataset().to_batches(batch_size=BATCH):
+            total.update(increments(outcome_of(row) for row in batch.to_pylist()))
+    return dict(total)
+
+
+def _show(live: dict[str, int], recount: bool, different: dict[str, Any]) -> None:
+    console = Console()
+    table = Table(*FIELDS, "n")
+    for field, n in sorted(live.items()):
+        table.add_row(*field.split(SEPARATOR), f"{n:,}")
+    console.print(table)
+    if recount:
+        verdict = (
+            f"{len(different)} counters differ" if different else "the decisions in the tables give the same counters"
+        )
+        console.print(verdict)
+    for field, pair in different.items():
+        console.print(f"  {' / '.join(field.split(SEPARATOR))}: live {pair['live']}, recounted {pair['recounted']}")

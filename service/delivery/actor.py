@@ -1,0 +1,40 @@
+"""The dramatiq actor of delivery: one courier at a time in a worker process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+
+import dramatiq
+import redis
+
+from service.delivery.courier import Courier
+from service.servers import is_away
+from service.settings import Settings
+from service.wakeups import DELIVERY
+
+log = logging.getLogger("backtrack.delivery")
+
+TURN_S = 300.0  # then the courier starts anew; the reconciler wakes it
+
+
+def register(broker: dramatiq.Broker, settings: Settings, stopping: Callable[[], bool]) -> Callable[[], bool]:
+    """Make the actor `deliver` known to a worker's broker. Returns whether a courier runs in this process."""
+    at_work = threading.Lock()
+
+    def deliver() -> None:
+        if stopping() or not at_work.acquire(blocking=False):
+            return
+        try:
+            asyncio.run(Courier(settings, stopping).run(TURN_S))
+        except (redis.RedisError, OSError) as error:
+            if not is_away(error):
+                raise
+            log.warning("delivery waits for the journal: %s", error)
+        finally:
+            at_work.release()
+
+    dramatiq.actor(deliver, broker=broker, queue_name=DELIVERY, actor_name="deliver")
+    return at_work.locked

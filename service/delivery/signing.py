@@ -1,0 +1,36 @@
+"""Signatures of webhooks by Standard Webhooks: HMAC-SHA256 over id, timestamp and body, one for each secret in use."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+
+
+class SecretError(Exception):
+    """A secret that is not there or cannot be read; the message never holds the secret."""
+
+
+def sign(secrets: Sequence[bytes], message_id: str, timestamp_s: int, body: bytes) -> str:
+    """Value of the header `webhook-signature`: `v1,` and the base64 signature, per secret, separated by spaces."""
+    signed = f"{message_id}.{timestamp_s}.".encode() + body
+    return " ".join(
+        "v1," + base64.b64encode(hmac.new(secret, signed, hashlib.sha256).digest()).decode() for secret in secrets
+    )
+
+
+def read_secrets(reference: str, environment: Mapping[str, str]) -> list[bytes]:
+    """The secrets behind `env:NAME`: base64, with or without `whsec_`; two, separated by a space, during a rotation.
+
+    Raises SecretError if the variable is not set or is no base64.
+    """
+    name = reference.removeprefix("env:")
+    text = environment.get(name, "")
+    if not text:
+        raise SecretError(f"the variable {name} is not set in the worker's environment")
+    try:
+        return [base64.b64decode(part.removeprefix("whsec_"), validate=True) for part in text.split()]
+    except binascii.Error:
+        raise SecretError(f"the variable {name} holds no base64 secret") from None

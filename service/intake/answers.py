@@ -1,0 +1,83 @@
+"""What the intake answers: one line, JSON if asked for, an image or a redirect, always with the same headers."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import msgspec
+
+from service.engine.model import Event, Hit, Rejection
+from service.engine.rulebook import Rulebook
+from service.engine.templates import encode_url
+
+Header = tuple[bytes, bytes]
+
+# the smallest transparent GIF89a: header, 1x1 screen, two colours, graphic control with transparency, one pixel, trailer
+GIF = bytes.fromhex("47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b")
+TEXT: Header = (b"content-type", b"text/plain; charset=utf-8")
+JSON: Header = (b"content-type", b"application/json")
+IMAGE: Header = (b"content-type", b"image/gif")
+NO_STORE: Header = (b"cache-control", b"no-store")
+NOT_STORED = "not_stored"
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Status, headers and body of an answer."""
+
+    status: int
+    headers: list[Header]
+    body: bytes
+
+
+def answer(hit: Hit, parsed: Event | Rejection, as_json: bool, rulebook: Rulebook, stored: bool) -> Answer:
+    """The answer to a hit that was (or could not be) stored."""
+    reason = parsed.reason if isinstance(parsed, Rejection) else ""
+    headers = [NO_STORE, (b"x-hit-id", hit.id.encode())] if stored else [NO_STORE]
+    if not stored:
+        headers.append((b"x-reason", NOT_STORED.encode()))
+    elif reason:
+        headers.append((b"x-reason", reason.encode()))
+    if hit.route == "c" and isinstance(parsed, Event):
+        location = landing(hit, parsed, rulebook)
+        if location:
+            return Answer(302, [*headers, TEXT, (b"location", location.encode())], f"{location}\n".encode())
+    status = 503 if not stored else 422 if reason else 200
+    if hit.route == "e.gif":
+        return Answer(status, [*headers, IMAGE], GIF)
+    document = describe(hit, parsed, stored)
+    if as_json:
+        return Answer(status, [*headers, JSON], msgspec.json.encode(document) + b"\n")
+    line = " ".join(value for name, value in document.items() if name != "detail")
+    detail = document.get("detail", "")
+    return Answer(status, [*headers, TEXT], f"{line}{': ' if detail else ''}{detail}\n".encode())
+
+
+def describe(hit: Hit, parsed: Event | Rejection, stored: bool) -> dict[str, str]:
+    """What happened, in the order in which it is said."""
+    if not stored:
+        return {"result": NOT_STORED, "detail": "neither the journal nor the disk takes hits now; send it again"}
+    if isinstance(parsed, Rejection):
+        return {"result": "rejected", "id": hit.id, "reason": parsed.reason, "detail": parsed.detail}
+    return {"result": "stored", "id": hit.id, "client": parsed.client, "event": parsed.name}
+
+
+class _Values:
+    def __init__(self, event: Event) -> None:
+        self._event = event
+
+    def value(self, name: str) -> str | None:
+        return self._event.fields.get(name) or self._event.params.get(name.removeprefix("param."))
+
+
+def landing(hit: Hit, event: Event, rulebook: Rulebook) -> str:
+    """Where a tracker link leads: the client's page with the new click id; the link's own parameters are kept."""
+    client = rulebook.clients[event.client]
+    if client.landing is None:
+        return ""
+    target = urlsplit(client.landing.render(_Values(event), encode_url).text)
+    if target.hostname not in client.hosts:
+        return ""
+    named = {name for name, _ in parse_qsl(target.query, keep_blank_values=True)}
+    kept = {name: value for name, value in event.params.items() if name not in named and name != "affiliate_click_id"}
+    query = "&".join(part for part in (target.query, urlencode(kept)) if part)
+    return urlunsplit(target._replace(query=query))

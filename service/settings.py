@@ -1,0 +1,123 @@
+"""Everything that can be set from outside, in one frozen value, read once at the edge from BACKTRACK_* variables."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+
+PREFIX = "BACKTRACK_"
+
+
+class SettingsError(Exception):
+    """A setting that is unknown or has a value that cannot be used. The message names the variable and the remedy."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings. Durations end in their unit."""
+
+    journal_url: str = "redis://127.0.0.1:6379/0"
+    """The journal's Redis: AOF with fsync always, noeviction. Holds hits, visitors and due postbacks."""
+    broker_url: str = "redis://127.0.0.1:6380/0"
+    """The broker's Redis: dramatiq's wake-ups only, may lose everything."""
+    var: Path = Path("var")
+    """Folder for everything that a process keeps on disk: tables, spools, the embedded Redis."""
+    tables: Path | None = None
+    """Folder of the Delta tables; `tables` below `var` if unset."""
+    host: str = "127.0.0.1"
+    """Address on which the web process listens."""
+    port: int = 8700
+    """Port on which the web process listens."""
+    web_workers: int = 1
+    """Web processes behind the port."""
+    partitions: int = 16
+    """Partitions of the journal. Fixed once the first hit is stored."""
+    batch_hits: int = 256
+    """Hits per append and per commit of tracking; more would make the intake wait behind a script."""
+    batch_bytes: int = 1_000_000
+    """Bytes per append and per commit of tracking."""
+    journal_timeout_ms: int = 2_000
+    """How long an append may take before the batch goes to the spool."""
+    spool_floor_mb: int = 64
+    """Free disk space below which the spool takes nothing more and the intake answers 503."""
+    linger_ms: int = 1_000
+    """How long a tracking actor waits for more before it gives the partition back."""
+    lease_ms: int = 2_000
+    """Life of the lease of a partition; after a killed worker the partition moves again within this and a second."""
+    reconcile_ms: int = 500
+    """How often every worker looks for work that nobody was woken for."""
+    worker_threads: int = 24
+    """Threads of a worker process: one per partition it may hold, and some for delivery and archive."""
+    delivery_timeout_ms: int = 15_000
+    """How long a recipient may take to answer."""
+    delivery_concurrency: int = 64
+    """Calls under way at once in one worker process."""
+    recipient_concurrency: int = 16
+    """Calls under way at once to one recipient in one worker process."""
+    allow_addresses: str = ""
+    """Networks that postbacks may go to although they are internal, comma separated, such as 127.0.0.1/32."""
+    archive_ms: int = 1_000
+    """How often the archive appends to the tables."""
+    archive_rows: int = 20_000
+    """Rows per partition and append of the archive."""
+
+    @property
+    def tables_path(self) -> Path:
+        """Folder of the Delta tables."""
+        return self.tables or self.var / "tables"
+
+    @property
+    def spool_path(self) -> Path:
+        """Folder of the spools."""
+        return self.var / "spool"
+
+    @property
+    def allowed_networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        """The exceptions of the address guard."""
+        parts = [part.strip() for part in self.allow_addresses.split(",") if part.strip()]
+        return tuple(ipaddress.ip_network(part) for part in parts)
+
+    def environment(self) -> dict[str, str]:
+        """The settings as variables, for a child process."""
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {PREFIX + name.upper(): str(value) for name, value in values.items() if value is not None}
+
+
+def from_environment(environment: Mapping[str, str], **overrides: Any) -> Settings:
+    """Read the settings. Raises SettingsError for unknown variables and for values that cannot be used."""
+    hints = get_type_hints(Settings)
+    known = {PREFIX + name.upper(): name for name in Settings.__struct_fields__}
+    values: dict[str, Any] = {}
+    for variable, text in environment.items():
+        if not variable.startswith(PREFIX):
+            continue
+        if variable not in known:
+            close = difflib.get_close_matches(variable, known, n=1)
+            hint = f", did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}"
+            raise SettingsError(f"there is no setting {variable}{hint}")
+        name = known[variable]
+        values[name] = _convert(variable, text, hints[name])
+    settings = Settings(**(values | {name: value for name, value in overrides.items() if value is not None}))
+    try:
+        _ = settings.allowed_networks
+    except ValueError as error:
+        raise SettingsError(f"BACKTRACK_ALLOW_ADDRESSES: {error}; write networks such as 127.0.0.1/32") from None
+    if not 1 <= settings.partitions <= 1024:
+        raise SettingsError(f"BACKTRACK_PARTITIONS={settings.partitions}: use 1 to 1024")
+    return settings
+
+
+def _convert(variable: str, text: str, kind: Any) -> Any:
+    if kind is int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise SettingsError(f"{variable}={text!r} is no whole number") from None
+        if value < 0:
+            raise SettingsError(f"{variable}={text!r} must not be negative")
+        return value
+    return Path(text) if kind is not str else text

@@ -1,0 +1,207 @@
+"""`backtrack up`: web, worker and the embedded Redis servers as children of one process, restarted when they end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from service.processes import die_with_parent
+from service.rulebooks import publish
+from service.servers import ServerError, check_broker, check_journal, port_is_free, server_command, start_server
+from service.settings import Settings
+
+log = logging.getLogger("backtrack.up")
+
+READY_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 30.0
+CALM_S = 5.0  # a child that ran this long is restarted at once
+LOOK_EVERY_S = 0.05
+
+
+class Child(msgspec.Struct):
+    """One process that is kept alive. order: higher ones are stopped first."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    log_path: Path
+    order: int
+    process: subprocess.Popen[bytes] | None = None
+    started_s: float = 0.0
+    restarts: int = 0
+    not_before_s: float = 0.0
+
+
+class Up:
+    """The processes of one machine. Use as a context manager: everything that was started ends with it."""
+
+    def __init__(self, settings: Settings, embedded: bool, environment: dict[str, str] | None = None) -> None:
+        self.settings = settings
+        self._embedded = embedded
+        self._extra = environment or {}
+        self.children: dict[str, Child] = {}
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Up:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _start(self) -> None:
+        settings = self.settings
+        make_writable(settings.var)
+        if not port_is_free(settings.host, settings.port):
+            raise ServerError(f"port {settings.port} on {settings.host} is in use; choose another with --port")
+        if self._embedded:
+            self._start_server("journal", settings.journal_url, durable=True)
+            self._start_server("broker", settings.broker_url, durable=False)
+        check_journal(settings.journal_url, settings.partitions).close()
+        check_broker(settings.broker_url).close()
+        self.add("web", [sys.executable, "-m", "service.cli", "web"], 3)
+        self.add("worker", [sys.executable, "-m", "service.cli", "worker"], 2)
+
+    def _start_server(self, name: str, url: str, durable: bool) -> None:
+        port = int(url.rpartition(":")[2].partition("/")[0])
+        if not port_is_free("127.0.0.1", port):
+            raise ServerError(f"port {port} for the embedded {name} is in use; is another `backtrack up` running?")
+        folder = self.settings.var / name
+        process = start_server(port, folder, durable)
+        child = Child(
+            name, server_command(port, folder, durable), {}, folder / "server.log", 0, process, time.monotonic()
+        )
+        self.children[name] = child
+
+    def add(self, name: str, command: list[str], order: int) -> Child:
+        """Start a child and keep it alive."""
+        environment = {**os.environ, **self._extra, **self.settings.environment()}
+        path = self.settings.var / "log" / f"{name}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        child = Child(name, command, environment, path, order)
+        self._spawn(child)
+        self.children[name] = child
+        return child
+
+    def _spawn(self, child: Child) -> None:
+        with child.log_path.open("ab") as out:
+            child.process = subprocess.Popen(
+                child.command, env=child.environment or None, stdout=out, stderr=out, stdin=subprocess.DEVNULL,
+                preexec_fn=die_with_parent,
+            )  # fmt: skip
+        child.started_s = time.monotonic()
+
+    def wait_ready(self) -> None:
+        """Wait until the web process stores hits. Raises ServerError with the end of its log if it does not."""
+        url = f"http://{self.settings.host}:{self.settings.port}/readyz"
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(url, timeout=2) as answer:
+                    if answer.status == 200:
+                        return
+            except (urllib.error.URLError, OSError):
+                pass
+            self.look_after()
+            time.sleep(LOOK_EVERY_S)
+        log_path = self.settings.var / "log" / "web.log"
+        raise ServerError(f"the web process is not ready after {READY_TIMEOUT_S:.0f} s; see {log_path}")
+
+    def publish(self, text: str, source: str) -> tuple[str, bool]:
+        """Put a rulebook in force."""
+        connection = check_journal(self.settings.journal_url, self.settings.partitions)
+        try:
+            return publish(connection, self.settings.partitions, self.settings.tables_path, text, source)
+        finally:
+            connection.close()
+
+    def look_after(self) -> None:
+        """Restart what has ended; a child that ends again and again waits a little longer each time."""
+        with self._lock:
+            for child in self.children.values():
+                process, now = child.process, time.monotonic()
+                if self._stopping.is_set() or now < child.not_before_s:
+                    continue
+                if process is None:
+                    self._spawn(child)
+                elif (status := process.poll()) is not None:
+                    child.restarts = 1 if now - child.started_s > CALM_S else child.restarts + 1
+                    log.warning("%s ended with status %s, starting it again", child.name, status)
+                    child.process, child.not_before_s = None, now + min(5.0, 0.1 * 2 ** min(child.restarts - 1, 6))
+
+    def run(self, on_look: Callable[[], None] | None = None) -> None:
+        """Look after the children until SIGTERM or SIGINT."""
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(sign, lambda *_: self._stopping.set())
+        while not self._stopping.wait(LOOK_EVERY_S * 4):
+            self.look_after()
+            if on_look is not None:
+                on_look()
+
+    def keep(self) -> threading.Thread:
+        """Look after the children in the background."""
+
+        def work() -> None:
+            while not self._stopping.wait(LOOK_EVERY_S * 2):
+                self.look_after()
+
+        thread = threading.Thread(target=work, name="supervisor", daemon=True)
+        thread.start()
+        return thread
+
+    def kill(self, name: str) -> int:
+        """SIGKILL a child, for trials; returns its process id."""
+        process = self.children[name].process
+        if process is None:
+            raise ServerError(f"{name} is not running")
+        process.kill()
+        return process.pid
+
+    def stop(self) -> None:
+        """End the children, those that take work first, the servers last."""
+        self._stopping.set()
+        with self._lock:
+            for order in sorted({child.order for child in self.children.values()}, reverse=True):
+                _end([child for child in self.children.values() if child.order == order])
+
+
+def _end(children: Sequence[Child]) -> None:
+    running = [child.process for child in children if child.process is not None and child.process.poll() is None]
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    for process in running:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def make_writable(folder: Path) -> None:
+    """Create a folder. Raises ServerError if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ServerError(
+            f"the folder {folder} cannot be written: {error.strerror}; choose another with --var"
+        ) from None

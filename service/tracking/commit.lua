@@ -1,0 +1,46 @@
+-- Writes what one batch of decisions leaves behind, all of it or nothing: every check stands before the first write.
+-- KEYS: fence, lease, tracked, head, owners, visitors, txids, caps, counts, decisions, postbacks, promises, due
+-- ARGV: fence, lease_ms, seq before, epoch after, seq after, rulebook id, time_us, then seven lists, each with its length first:
+--   owners (key, visitor), visitors (id, visitor), dropped visitors (id), txids (key, time), caps (key, count),
+--   counts (field, increment), decisions (stream id, outcome), postbacks (id, due_us or 0, postback)
+-- Returns the number of postbacks so far; an error tells what did not fit.
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED another actor holds the partition') end
+local tracked = redis.call('HGET', KEYS[3], 'seq') or '0'
+if tracked ~= ARGV[3] then return redis.error_reply('POSITION is ' .. tracked .. ', not ' .. ARGV[3]) end
+for i, wanted in ipairs({'hash', 'hash', 'hash', 'hash', 'hash', 'hash', 'hash', 'stream', 'stream', 'hash', 'zset'}) do
+  local found = redis.call('TYPE', KEYS[i + 2])['ok']
+  if found ~= 'none' and found ~= wanted then
+    return redis.error_reply('TYPE of ' .. KEYS[i + 2] .. ' is ' .. found .. ', not ' .. wanted)
+  end
+end
+
+local at = 8
+local function each(width, visit)
+  local last = at + tonumber(ARGV[at]) * width
+  for i = at + 1, last, width do visit(i) end
+  at = last + 1
+end
+local function put(key)
+  return function(i) redis.call('HSET', key, ARGV[i], ARGV[i + 1]) end
+end
+
+each(2, put(KEYS[5]))
+each(2, put(KEYS[6]))
+each(1, function(i) redis.call('HDEL', KEYS[6], ARGV[i]) end)
+each(2, put(KEYS[7]))
+each(2, put(KEYS[8]))
+each(2, function(i) redis.call('HINCRBY', KEYS[9], ARGV[i], ARGV[i + 1]) end)
+each(2, function(i) redis.call('XADD', KEYS[10], ARGV[i], 'd', ARGV[i + 1]) end)
+local n = tonumber(redis.call('HGET', KEYS[4], 'postbacks') or '0')
+each(3, function(i)
+  n = n + 1
+  redis.call('XADD', KEYS[11], '1-' .. string.format('%.0f', n), 'p', ARGV[i + 2])
+  if ARGV[i + 1] ~= '0' then
+    redis.call('HSET', KEYS[12], ARGV[i], ARGV[i + 2])
+    redis.call('ZADD', KEYS[13], ARGV[i + 1], ARGV[i])
+  end
+end)
+redis.call('HSET', KEYS[4], 'postbacks', string.format('%.0f', n))
+redis.call('HSET', KEYS[3], 'epoch', ARGV[4], 'seq', ARGV[5], 'rulebook', ARGV[6], 'time', ARGV[7])
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+return n

@@ -1,0 +1,45 @@
+"""Counters per client, affiliate, trigger, event and hour. Integers only; money in the minor unit of its currency.
+
+Field: hour, client, affiliate, trigger, event, measure, joined by the unit separator. Measures: `accepted`,
+`rejected:REASON`, `duplicate`, `engine_error` (trigger ""), `fired`, `stopped:STAGE`, `payout:CURRENCY` (of a trigger).
+Tests are not counted here. The counters can be recomputed from the decisions at any time, which is how they are proved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from service.engine.model import Outcome, Verdict
+from service.engine.templates import iso_time
+from service.engine.triggers import minor_units
+
+SEPARATOR = "\x1f"
+FIELDS = ("hour", "client", "affiliate", "trigger", "event", "measure")
+
+
+def increments(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """What these outcomes add to the counters."""
+    added: dict[str, int] = {}
+    for outcome in outcomes:
+        for field, amount in _of(outcome):
+            added[field] = added.get(field, 0) + amount
+    return added
+
+
+def _of(outcome: Outcome) -> Iterable[tuple[str, int]]:
+    if outcome.test:
+        return
+    hour = iso_time(outcome.time_us)[:13]
+    rejected = outcome.verdict == Verdict.REJECTED.value
+    verdict = f"rejected:{outcome.reason}" if rejected else outcome.verdict
+    # a rejected hit may name any event it likes: counting by it would let strangers fill the memory
+    event = "" if rejected else outcome.event
+    affiliate = "" if rejected else outcome.affiliate
+    yield SEPARATOR.join((hour, outcome.client, affiliate, "", event, verdict)), 1
+    for firing in outcome.fired:
+        place = (hour, outcome.client, affiliate, firing.trigger, event)
+        yield SEPARATOR.join((*place, "fired")), 1
+        if firing.payout:
+            yield SEPARATOR.join((*place, f"payout:{firing.currency}")), minor_units(firing.payout, firing.currency)
+    for trigger, stage in outcome.not_fired.items():
+        yield SEPARATOR.join((hour, outcome.client, affiliate, trigger, event, f"stopped:{stage}")), 1

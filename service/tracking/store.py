@@ -1,0 +1,129 @@
+"""The state of a partition in Redis: fetched for a batch, recorded while the engine writes, committed in one script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import redis
+
+from service.engine.model import Event, Outcome, Postback, PostbackState, Rejection
+from service.engine.visitors import State, Visitor, wanted_keys
+from service.keys import Partition
+from service.tracking.counters import increments
+
+_encode = msgspec.msgpack.Encoder().encode
+_visitor = msgspec.msgpack.Decoder(Visitor).decode
+
+
+class Recording(State):
+    """A state that remembers what was written to it, for the commit."""
+
+    __slots__ = ("dropped", "new_caps", "new_owners", "new_txids", "touched")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.touched: set[str] = set()
+        self.dropped: set[str] = set()
+        self.new_owners: dict[str, str] = {}
+        self.new_txids: dict[str, int] = {}
+        self.new_caps: dict[str, int] = {}
+
+    def put_visitor(self, visitor: Visitor) -> None:
+        """Keep a new or changed visitor."""
+        super().put_visitor(visitor)
+        self.touched.add(visitor.id)
+        self.dropped.discard(visitor.id)
+
+    def put_owner(self, key: str, visitor_id: str) -> None:
+        """Give an identifier to a visitor."""
+        super().put_owner(key, visitor_id)
+        self.new_owners[key] = visitor_id
+
+    def drop_visitor(self, visitor_id: str) -> None:
+        """Remove a visitor that was absorbed or forgotten."""
+        super().drop_visitor(visitor_id)
+        self.touched.discard(visitor_id)
+        self.dropped.add(visitor_id)
+
+    def put_txid(self, key: str, time_us: int) -> None:
+        """Note a transaction of an accepted hit."""
+        super().put_txid(key, time_us)
+        self.new_txids[key] = time_us
+
+    def put_cap(self, key: str, count: int) -> None:
+        """Set how many hits have reached a cap."""
+        super().put_cap(key, count)
+        self.new_caps[key] = count
+
+
+def fetch(
+    connection: redis.Redis, place: Partition, parsed: Iterable[Event | Rejection], caps: dict[str, int]
+) -> Recording:
+    """What the engine may read for these events, in two round trips. caps: all caps of the partition."""
+    state = Recording()
+    state.caps = dict(caps)
+    owner_keys: dict[str, None] = {}
+    txid_keys: dict[str, None] = {}
+    for event in parsed:
+        if isinstance(event, Event):
+            owners, txids = wanted_keys(event)
+            owner_keys.update(dict.fromkeys(owners))
+            txid_keys.update(dict.fromkeys(txids))
+    if not owner_keys and not txid_keys:
+        return state
+    pipeline = connection.pipeline(transaction=False)
+    pipeline.hmget(place.owners, list(owner_keys) or [""])
+    pipeline.hmget(place.txids, list(txid_keys) or [""])
+    owners_found, txids_found = pipeline.execute()
+    state.owners = _found(owner_keys, owners_found, bytes.decode)
+    state.txids = _found(txid_keys, txids_found, int)
+    visitor_ids = list(dict.fromkeys(state.owners.values()))
+    if visitor_ids:
+        found: Any = connection.hmget(place.visitors, visitor_ids)
+        state.visitors = _found(visitor_ids, found, _visitor)
+    return state
+
+
+def _found(names: Iterable[str], values: Sequence[Any], convert: Any) -> dict[str, Any]:
+    return {name: convert(value) for name, value in zip(names, values, strict=False) if value is not None}
+
+
+def commit_keys(place: Partition) -> list[str]:
+    """The keys of the commit script."""
+    return [
+        place.fence, place.lease, place.tracked, place.head, place.owners, place.visitors, place.txids, place.caps,
+        place.counts, place.decisions, place.postbacks, place.promises, place.due,
+    ]  # fmt: skip
+
+
+def commit_args(state: Recording, decided: Sequence[tuple[int, Outcome]]) -> list[Any]:
+    """The lists of the commit script. decided: epoch and outcome of each hit, in order."""
+    postbacks = [postback for _, outcome in decided for postback in outcome.postbacks]
+    rows = [(f"{epoch}-{outcome.seq}", _encode(without_postbacks(outcome))) for epoch, outcome in decided]
+    lists: tuple[tuple[int, list[Any]], ...] = (
+        (2, [part for pair in state.new_owners.items() for part in pair]),
+        (2, [part for key in sorted(state.touched) for part in (key, _encode(state.visitors[key]))]),
+        (1, sorted(state.dropped)),
+        (2, [part for pair in state.new_txids.items() for part in pair]),
+        (2, [part for pair in state.new_caps.items() for part in pair]),
+        (2, [part for pair in increments(outcome for _, outcome in decided).items() for part in pair]),
+        (2, [part for row in rows for part in row]),
+        (3, [part for postback in postbacks for part in _promise(postback)]),
+    )
+    args: list[Any] = []
+    for width, values in lists:
+        args.append(len(values) // width)
+        args += values
+    return args
+
+
+def _promise(postback: Postback) -> tuple[str, int, bytes]:
+    due_us = postback.time_us if postback.state == PostbackState.DUE.value else 0
+    return postback.id, due_us, _encode(postback)
+
+
+def without_postbacks(outcome: Outcome) -> Outcome:
+    """The outcome as the decisions keep it; its postbacks have a stream and a table of their own."""
+    return msgspec.structs.replace(outcome, postbacks=()) if outcome.postbacks else outcome

@@ -1,0 +1,171 @@
+"""One partition's road from journal to decisions: read a batch, decide it, commit it in one script."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import redis
+
+from service.engine import EMPTY, Entry, Hit, Outcome, Rulebook, parse, process
+from service.keys import Partition
+from service.rulebooks import Shelf
+from service.scripts import Script
+from service.settings import Settings
+from service.tracking.store import Recording, commit_args, commit_keys, fetch
+
+log = logging.getLogger("backtrack.tracking")
+
+_hit = msgspec.msgpack.Decoder(Hit).decode
+
+MAX_TURN_S = 60.0  # then the actor makes room and wakes a successor, so that no time limit ever cuts it off
+
+
+class FencedError(Exception):
+    """Another actor holds the partition; what this one decided was not written and does not count."""
+
+
+class Tracker:
+    """Decides what waits in one partition, while it holds the partition."""
+
+    def __init__(
+        self,
+        connection: redis.Redis,
+        place: Partition,
+        settings: Settings,
+        shelf: Shelf,
+        stopping: Callable[[], bool] = bool,
+    ) -> None:
+        self._stopping = stopping
+        self._redis = connection
+        self._place = place
+        self._settings = settings
+        self._shelf = shelf
+        self._commit = Script(connection, "tracking/commit")
+        self._acquire = Script(connection, "tracking/acquire")
+        self._release = Script(connection, "tracking/release")
+        self._fence = 0
+        self._epoch = 0
+        self._seq = 0
+        self._rulebook: Rulebook = EMPTY
+        self._caps: dict[str, int] = {}
+
+    def run(self) -> bool:
+        """Work until the partition has been quiet for a while. True if there is more to do (after a long turn)."""
+        if not self._take():
+            return False
+        started = time.monotonic()
+        while time.monotonic() - started < MAX_TURN_S and not self._stopping():
+            entries = self._read(block_ms=0) or self._linger()
+            if entries:
+                for run in _runs(entries):
+                    self._decide(run)
+            elif self._give_back():
+                return False
+        if self._give_back():
+            return False
+        self._drop_lease()
+        return True
+
+    def _take(self) -> bool:
+        place = self._place
+        self._fence = int(self._acquire([place.lease, place.fence, place.wake], [self._settings.lease_ms]))
+        if not self._fence:
+            return False
+        tracked: Any = self._redis.hgetall(place.tracked)
+        self._epoch, self._seq = int(tracked.get(b"epoch", 1)), int(tracked.get(b"seq", 0))
+        self._rulebook = self._shelf.get(tracked.get(b"rulebook", b"").decode())
+        caps: Any = self._redis.hgetall(place.caps)
+        self._caps = {key.decode(): int(count) for key, count in caps.items()}
+        return True
+
+    def _give_back(self) -> bool:
+        place = self._place
+        return bool(self._release([place.lease, place.wake, place.head, place.tracked], [self._fence]))
+
+    def _drop_lease(self) -> None:
+        """Let a successor in although there is work left."""
+        current: Any = self._redis.get(self._place.lease)
+        if int(current or 0) == self._fence:
+            self._redis.delete(self._place.lease)
+
+    # reading
+
+    def _read(self, block_ms: int) -> list[Entry]:
+        found: Any = self._redis.xread(
+            {self._place.journal: f"{self._epoch}-{self._seq}"},
+            count=self._settings.batch_hits,
+            block=block_ms or None,
+        )
+        items = (found[0][1] if isinstance(found, list) else next(iter(found.values()))) if found else []
+        return [self._entry(item_id, fields) for item_id, fields in items]
+
+    def _linger(self) -> list[Entry]:
+        """Wait on the journal, renewing the lease, so that idle latency is paid once and not per hit."""
+        deadline = time.monotonic() + self._settings.linger_ms / 1000
+        while (left := deadline - time.monotonic()) > 0 and not self._stopping():
+            self._renew()
+            entries = self._read(block_ms=max(1, min(int(left * 1000), self._settings.lease_ms // 4)))
+            if entries:
+                return entries
+        return []
+
+    def _renew(self) -> None:
+        current: Any = self._redis.get(self._place.fence)
+        if int(current or 0) != self._fence:
+            raise FencedError
+        self._redis.set(self._place.lease, self._fence, px=self._settings.lease_ms)
+
+    def _entry(self, item_id: bytes, fields: dict[bytes, bytes]) -> Entry:
+        epoch, _, seq = item_id.decode().partition("-")
+        raw = fields.get(b"h")
+        hit = _hit(raw) if raw is not None else None
+        return Entry(self._place.number, int(epoch), int(seq), int(fields[b"t"]), hit, fields.get(b"r", b"").decode())
+
+    # deciding
+
+    def _decide(self, entries: Sequence[Entry]) -> None:
+        """One run of entries under one rulebook; a rulebook entry comes alone."""
+        first = entries[0]
+        if first.hit is None:
+            self._rulebook = self._shelf.get(first.rulebook_id)
+            self._write(Recording(), [], first)
+            return
+        parsed = [parse(entry.hit, self._rulebook) for entry in entries if entry.hit is not None]
+        state = fetch(self._redis, self._place, parsed, self._caps)
+        decided = [
+            (entry.epoch, process(entry, state, self._rulebook, event))
+            for entry, event in zip(entries, parsed, strict=True)
+        ]
+        self._write(state, decided, entries[-1])
+        self._caps.update(state.new_caps)
+        self._report(decided)
+
+    def _write(self, state: Recording, decided: list[tuple[int, Outcome]], last: Entry) -> None:
+        args = [self._fence, self._settings.lease_ms, self._seq, last.epoch, last.seq, self._rulebook.id, last.time_us]
+        try:
+            self._commit(commit_keys(self._place), [*args, *commit_args(state, decided)])
+        except redis.ResponseError as error:
+            if str(error).startswith(("FENCED", "POSITION")):
+                raise FencedError(str(error)) from None
+            raise
+        self._epoch, self._seq = last.epoch, last.seq
+
+    def _report(self, decided: list[tuple[int, Outcome]]) -> None:
+        for _, outcome in decided:
+            if outcome.verdict == "engine_error":
+                log.error("engine error at partition %d seq %d: %s", self._place.number, outcome.seq, outcome.detail)
+
+
+def _runs(entries: list[Entry]) -> list[list[Entry]]:
+    """Entries cut at every rulebook, which stands alone."""
+    runs: list[list[Entry]] = []
+    for entry in entries:
+        if entry.hit is None or not runs or runs[-1][-1].hit is None:
+            runs.append([entry])
+        else:
+            runs[-1].append(entry)
+    return runs

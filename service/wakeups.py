@@ -1,0 +1,66 @@
+"""Wake-ups: dramatiq messages that say "there is work". The work itself lies in the journal; a lost one costs only time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import dramatiq
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.middleware import TimeLimit
+
+from service.settings import Settings
+
+log = logging.getLogger("backtrack.wakeups")
+
+TRACKING, DELIVERY, ARCHIVE = "tracking", "delivery", "archive"
+QUEUES = (TRACKING, DELIVERY, ARCHIVE)
+WORKER_TIMEOUT_MS = 50
+TIME_LIMIT_MS = 600_000
+
+
+def make_broker(settings: Settings) -> RedisBroker:
+    """The broker. A worker's death is noticed within seconds: every poll does the maintenance, heartbeats are short."""
+    return RedisBroker(
+        url=settings.broker_url,
+        namespace="backtrack",
+        maintenance_chance=1_000_000,
+        heartbeat_timeout=2_000,
+        middleware=[
+            TimeLimit(time_limit=TIME_LIMIT_MS)
+        ],  # actors ask for the end themselves, so no Shutdown is raised in them
+    )
+
+
+def message(queue: str, actor: str, args: tuple[Any, ...]) -> dramatiq.Message[Any]:
+    """A wake-up for an actor."""
+    return dramatiq.Message(queue_name=queue, actor_name=actor, args=args, kwargs={}, options={})
+
+
+class Wakeups:
+    """Sends wake-ups. An unreachable broker is noted and left to the reconciler."""
+
+    def __init__(self, settings: Settings, broker: RedisBroker | None = None) -> None:
+        self._broker = broker or make_broker(settings)
+        for queue in QUEUES:
+            self._broker.declare_queue(queue)
+
+    def track(self, partitions: Iterable[int]) -> None:
+        """Wake the tracking of partitions."""
+        for partition in partitions:
+            self._send(message(TRACKING, "track", (partition,)))
+
+    def deliver(self) -> None:
+        """Wake a delivery actor."""
+        self._send(message(DELIVERY, "deliver", ()))
+
+    def archive(self) -> None:
+        """Wake the archive."""
+        self._send(message(ARCHIVE, "archive", ()))
+
+    def _send(self, wakeup: dramatiq.Message[Any]) -> None:
+        try:
+            self._broker.enqueue(wakeup)
+        except Exception as error:
+            log.warning("a wake-up for %s was not sent: %s", wakeup.queue_name, error)
