@@ -227,9 +227,8 @@ class Demo:
         out.print(rich_table(run.counts))
         verdict = "green" if verification.ok else "red"
         out.print(f"[bold]Postbacks[/] [{verdict}]{verification.sentence}[/]")
-        out.print(
-            f"          {document['attempts']:,} tries, of which {document['attempts'] - document['delivered']:,} failed first"
-        )
+        failed = document["attempts"] - document["delivered"]
+        out.print(f"          {document['attempts']:,} tries, of which {failed:,} failed first")
         if not verification.ok:
             out.print(rich_table(verification.differences, limit=20))
         same = document["digest"] == document["stored_digest"]
@@ -262,7 +261,7 @@ def _all_well(counts: dict[str, Any]) -> bool:
 
     Logged may exceed sent: a killed web process can leave a hit stored but unanswered, and the sender repeats it.
     """
-    return (
+    return bool(
         counts["hits_sent"] == counts["hits_acknowledged"] <= counts["hits_logged"]
         and counts["acknowledged_not_logged"] == 0
         and counts["events_accepted"] + counts["hits_rejected"] == counts["hits_logged"]

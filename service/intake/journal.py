@@ -230,7 +230,7 @@ class RedisJournal:
 
     async def _drain_later(self) -> None:
         """Wake the writer now and then while batches wait, so that the spool drains without new hits."""
-        while self.spool.waiting and not self._stopping:  # noqa: ASYNC110  (a timer, not a wait for somebody)
+        while self.spool.waiting and not self._stopping:
             await asyncio.sleep(DRAIN_EVERY_S)
             self._work.set()
 
@@ -239,7 +239,7 @@ class RedisJournal:
         for path, records, file in adopt(self._settings.spool_path):
             log.warning("adopting spool %s with %d batches", path, len(records))
             for record in records:
-                while not await self._append_spooled(record):
+                while not await self._append_spooled(record):  # noqa: ASYNC110  (nobody tells when Redis is back)
                     await asyncio.sleep(DRAIN_EVERY_S)
             path.unlink(missing_ok=True)
             file.close()
