@@ -1,0 +1,20 @@
+"""The service: the road of a hit, file by file.
+
+settings.py            everything that can be set from outside, one frozen value
+cli.py                 the commands; demo.py, rules_commands.py, counts_command.py hold the larger ones
+supervisor.py          `backtrack up`: the processes of one machine, kept alive
+servers.py             the two Redis servers: checked at every connect, embedded where there is none
+keys.py  scripts.py    names of everything in Redis; the Lua scripts, loaded by their hash
+
+1. app.py  web.py      the web process; intake/ stores each request and answers when it is on disk
+     intake/routes.py      capture, parse, refuse, store, answer
+     intake/journal.py     group commit into the journal;  spool.py while Redis is away
+2. wakeups.py          messages that say "there is work"; worker.py runs the actors and looks for forgotten work
+3. tracking/           one actor at a time per partition: read a batch, decide it, commit it in one script
+     engine/               the decision itself, pure
+4. delivery/           what is due goes out: prepare, call, classify; every attempt recorded
+5. archive/            hits, decisions, postbacks and attempts into Delta tables, exactly once
+   rulebooks.py        publishing a rulebook into every partition's journal
+   backlog.py          how far behind everything is
+   partner.py          a recipient that records, for trying things
+"""
