@@ -1,0 +1,82 @@
+"""Every notebook runs from top to bottom without a browser, says what it should, and is kept without outputs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MAX_OUTPUT_LINES = 40  # more text than that is a wall
+
+SAYS: dict[str, tuple[str, ...]] = {  # what the outputs of each notebook must hold
+    "2-replay-a-day.ipynb": (
+        "6,000 hits of 3 clients",
+        r"equal +True",
+        "first-deposit",
+        "equal in every parameter",
+        r"1,\d{3} visitors did click",
+        "within 12h, by affiliate",
+        "clickhub",
+    ),
+}
+CHARTS = {"2-replay-a-day.ipynb": 2}
+
+
+def run(notebook: Path, folder: Path) -> Any:
+    """Execute a copy that finds the sample data where the notebook does, and nothing else."""
+    copy = folder / "notebooks" / notebook.name
+    copy.parent.mkdir()
+    shutil.copy(notebook, copy)
+    (folder / "datasets").symlink_to(ROOT / "datasets", target_is_directory=True)
+    document = nbformat.read(copy, as_version=4)
+    client = NotebookClient(document, timeout=120, kernel_name="python3", resources={"metadata": {"path": copy.parent}})
+    return client.execute()
+
+
+def outputs(document: Any) -> list[dict[str, Any]]:
+    return [output for cell in document.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def texts(output: dict[str, Any]) -> list[str]:
+    """The plain texts of an output: what is printed, and each representation."""
+    if output["output_type"] == "stream":
+        return [output["text"]]
+    return [value for value in output.get("data", {}).values() if isinstance(value, str)]
+
+
+def test_there_are_notebooks_and_each_says_what_it_must_show() -> None:
+    assert {notebook.name for notebook in NOTEBOOKS} == set(SAYS)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
+def test_a_notebook_runs_and_shows_its_results(notebook: Path, tmp_path: Path) -> None:
+    # given the sample data, when all cells are run
+    document = run(notebook, tmp_path)
+
+    # then its key results are there, as text or as a drawing
+    found = outputs(document)
+    everything = "\n".join(text for output in found for text in texts(output))
+    for pattern in SAYS[notebook.name]:
+        assert re.search(pattern, everything), f"{pattern!r} is in no output"
+    assert sum("image/svg+xml" in output.get("data", {}) for output in found) == CHARTS[notebook.name]
+
+    # and nothing is a warning or a wall of text
+    assert [output["text"] for output in found if output.get("name") == "stderr"] == []
+    for output in found:
+        plain = output.get("text") or output.get("data", {}).get("text/plain", "")
+        assert plain.count("\n") <= MAX_OUTPUT_LINES
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
+def test_a_notebook_is_kept_without_outputs(notebook: Path) -> None:
+    cells = [cell for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    assert cells
+    assert [cell["id"] for cell in cells if cell["outputs"] or cell["execution_count"] is not None] == []
