@@ -20,6 +20,8 @@ import click
 import msgspec
 import polars as pl
 
+import lab
+from lab.commands import one_line_errors
 from lab.log import LabError, Log
 from lab.show import html_block, html_table, plural, rich_table
 from service.engine.conditions import UNITS_S
@@ -243,23 +245,13 @@ _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 @click.option("--client", metavar="NAME", help="Only the visitors of this client.")
 @click.option("--chart", type=click.Path(path_type=Path), help="Draw it into FILE.svg, .png or .html.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+@one_line_errors
 def funnel_command(
     log: Path, steps: tuple[str, ...], within: str | None, by: str | None, client: str | None, chart: Path | None,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Count the visitors of LOG (a folder of tables) that did STEP after STEP."""
-    from lab.commands import one_line_errors  # late: it collects this command while it is imported
-
-    one_line_errors(_run)(log, steps, within, by, client, chart, as_json)
-
-
-def _run(
-    log: Path, steps: tuple[str, ...], within: str | None, by: str | None, client: str | None, chart: Path | None,
-    as_json: bool,
-) -> None:  # fmt: skip
-    from lab.log import open as open_log
-
-    found = funnel(open_log(log), *steps, within=within, by=by, client=client)
+    found = funnel(lab.open(log), *steps, within=within, by=by, client=client)
     if chart is not None:
         found.chart().save(chart)
     if as_json:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from deltalake import write_deltalake
 from deltalake.exceptions import DeltaError
 
+from lab.commands import one_line_errors
 from lab.foreign import Events, Naming, hit_of
 from lab.formats import FORMATS, Format, ParsedLine, RejectedLine, format_named, lines_of, parse_line
 from lab.imported import ImportReport
@@ -218,14 +219,9 @@ def _write_rejected(folder: Path, rejected: Iterable[tuple[int, str, bytes]]) ->
     help="Name the requests whose path matches; `POST ^/login$` asks for the method too. The first match wins.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+@one_line_errors
 def import_command(format: str, file: Path, out: Path, client: str, events: tuple[str, ...], as_json: bool) -> None:
     """Make a log that the lab opens out of FILE, an access log in FORMAT (combined or common), plain or gzip."""
-    from lab.commands import one_line_errors  # late: it collects this command while it is imported
-
-    one_line_errors(_import)(format, file, out, client, events, as_json)
-
-
-def _import(format: str, file: Path, out: Path, client: str, events: tuple[str, ...], as_json: bool) -> None:
     with progress("importing") as report:
         done = import_log(format, file, out, client, [_pair(event) for event in events], report)
     if as_json:
