@@ -113,12 +113,12 @@ def decode(hit: Hit) -> dict[str, str]:
         raw.update(_decode_body(hit))
     if len(raw) > MAX_PARAMETERS:
         raise _Refused(Reason.TOO_MANY_PARAMETERS, f"{len(raw)} parameters, at most {MAX_PARAMETERS} are read", raw)
-    if len(hit.query) + len(hit.body) > MAX_NAME:
-        _check_lengths(raw)
+    if max(map(len, raw), default=0) > MAX_NAME or max(map(len, raw.values()), default=0) > MAX_VALUE:
+        _refuse_length(raw)
     return raw
 
 
-def _check_lengths(raw: dict[str, str]) -> None:
+def _refuse_length(raw: dict[str, str]) -> None:
     for name, value in raw.items():
         if len(name) > MAX_NAME:
             raise _Refused(
@@ -142,25 +142,22 @@ def _decode_body(hit: Hit) -> dict[str, str]:
 def _decode_pairs(data: bytes) -> dict[str, str]:
     """`a=1&b=2`. An empty value is an absent one, so it takes nothing from an earlier one of the same name."""
     pairs: dict[str, str] = {}
-    if data.isascii() and b"%" not in data:  # nearly always: nothing to decode, so texts at once
-        for piece in data.decode("ascii").replace("+", " ").split("&"):
-            key, _, text = piece.partition("=")
-            if text and key:
-                pairs[key] = text
-        return pairs
-    for part in data.replace(b"+", b" ").split(b"&"):
-        name, _, value = part.partition(b"=")
-        try:
-            key, text = _decode_text(name), _decode_text(value)
-        except UnicodeDecodeError:
-            raise _Refused(Reason.NOT_UTF8, f"{part[:60]!r} is no UTF-8") from None
-        if text and key:
-            pairs[key] = text
+    plain = b"%" not in data and data.isascii()
+    for part in data.decode("latin-1").replace("+", " ").split("&"):  # one character per byte, until it is decoded
+        name, _, value = part.partition("=")
+        if not plain and ("%" in part or not part.isascii()):
+            try:
+                name, value = _decode_text(name), _decode_text(value)
+            except UnicodeDecodeError:
+                raise _Refused(Reason.NOT_UTF8, f"{part[:60].encode('latin-1')!r} is no UTF-8") from None
+        if value and name:
+            pairs[name] = value
     return pairs
 
 
-def _decode_text(data: bytes) -> str:
-    return (unquote_to_bytes(data) if b"%" in data else data).decode()
+def _decode_text(text: str) -> str:
+    """A text with one character per byte to what its bytes say."""
+    return unquote_to_bytes(text.encode("latin-1")).decode()
 
 
 def _decode_json(body: bytes) -> dict[str, str]:
@@ -204,7 +201,7 @@ def _from_path(hit: Hit, raw: dict[str, str]) -> tuple[str, str]:
     if len(parts) != 4 or not parts[2] or not parts[3]:
         raise _Refused(Reason.BAD_PATH, f"{hit.path[:80]!r} is not /c/CLIENT/AFFILIATE", raw)
     try:
-        client, affiliate = _decode_text(parts[2]), _decode_text(parts[3])
+        client, affiliate = (unquote_to_bytes(part).decode() for part in parts[2:])
     except UnicodeDecodeError:
         raise _Refused(Reason.NOT_UTF8, f"the path {hit.path[:60]!r} is no UTF-8", raw) from None
     if len(affiliate) > MAX_VALUE:
@@ -256,10 +253,8 @@ def _split(raw: dict[str, str], client: Client) -> tuple[dict[str, str], dict[st
     params = {name: value for name, value in raw.items() if name not in _RESERVED}
     ignored = ""
     for name in IDENTIFIERS:
-        value = fields.get(name)
-        if value is not None and is_no_id(value, client):
-            ignored += f", {name} {value[:80]!r}"
-            del fields[name]
+        if name in fields and is_no_id(fields[name], client):
+            ignored += f", {name} {fields.pop(name)[:80]!r}"
     filled = False
     for alias, name in client.aliases.items():
         value = params.get(alias)

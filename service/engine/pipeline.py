@@ -30,6 +30,7 @@ from service.engine.visitors import (
 )
 
 MAX_DETAIL = 300
+_ACCEPTED = Verdict.ACCEPTED
 _ADDRESS = re.compile(r"0x[0-9a-f]+")  # in the text of a bug, where it would make two runs differ
 
 
@@ -92,13 +93,11 @@ def attribute_affiliate(work: Work) -> Verdict | None:
 def recall(work: Work) -> Verdict | None:
     """Attach the remembered parameters; the event's own values win."""
     assert work.event is not None and work.plan is not None
-    remembered = work.plan.visitor.params
-    if remembered:
-        params = {name: value.last for name, value in remembered.items()}
-        params.update(work.event.params)
-    else:
-        params = work.event.params
-    params = dict(sorted(params.items()))
+    remembered = work.plan.visitor.params  # sorted by name
+    params = {name: value.last for name, value in remembered.items()}
+    params.update(work.event.params)
+    if len(params) > len(remembered):
+        params = {name: params[name] for name in sorted(params)}
     work.facts = Facts(
         work.event, work.plan.visitor, work.affiliate, params, work.hit.id, work.entry.seq, work.entry.time_us
     )
@@ -171,7 +170,7 @@ def _walk(work: Work) -> Verdict:
         verdict = step(work)
         if verdict is not None:
             return verdict
-    return Verdict.ACCEPTED
+    return _ACCEPTED
 
 
 def _engine_error(
@@ -211,12 +210,11 @@ def _outcome(work: Work, verdict: Verdict) -> Outcome:
             parsed.event, params=dict(sorted(parsed.params.items())), rulebook_id=work.rulebook.id,
         )  # fmt: skip
     assert work.plan is not None and work.facts is not None
+    plan, decision = work.plan, work.decision
     return Outcome(
-        hit.id, entry.seq, entry.time_us, verdict.value, detail=parsed.detail,
-        client=parsed.client, event=parsed.name, affiliate=work.affiliate, visitor=work.plan.visitor.id,
-        test=work.test, new_visitor=work.plan.new, fields=parsed.fields.copy(), params=work.facts.params,
-        fired=work.fired, not_fired=work.decision.not_fired if work.decision else {}, postbacks=work.postbacks,
-        absorbed=work.plan.absorbed, conflicts=work.plan.conflicts, rulebook_id=work.rulebook.id,
+        hit.id, entry.seq, entry.time_us, verdict.value, "", parsed.detail, parsed.client, parsed.name, work.affiliate,
+        plan.visitor.id, work.test, plan.new, parsed.fields.copy(), work.facts.params, work.fired,
+        decision.not_fired if decision else {}, work.postbacks, plan.absorbed, plan.conflicts, work.rulebook.id,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Protocol
 from urllib.parse import quote
 
@@ -52,15 +53,11 @@ class Rendered(msgspec.Struct, frozen=True, gc=False):
 
 
 class Template(msgspec.Struct, frozen=True, gc=False):
-    """A compiled template: literal texts and macros in turn."""
+    """A compiled template: literal texts and macros in turn; `macros` are the macros alone, in their order."""
 
     source: str
     parts: tuple[str | Macro, ...]
-
-    @property
-    def macros(self) -> tuple[Macro, ...]:
-        """The macros in the order of their appearance."""
-        return tuple(part for part in self.parts if isinstance(part, Macro))
+    macros: tuple[Macro, ...] = ()
 
     def render(self, values: Values, encode: Filter) -> Rendered:
         """Render with `encode` applied to each value that is not raw."""
@@ -115,7 +112,7 @@ def compile_template(source: str) -> Template:
             position += 1
     if text:
         parts.append("".join(text))
-    return Template(source, tuple(parts))
+    return Template(source, tuple(parts), tuple(part for part in parts if isinstance(part, Macro)))
 
 
 def _macro(body: str) -> Macro:
@@ -152,6 +149,7 @@ def encode_url(value: str) -> str:
     return quote(value, safe="")
 
 
+@lru_cache(maxsize=64)  # one hit asks several times
 def iso_time(time_us: int) -> str:
     """2026-11-23T09:47:17.000000Z for microseconds since 1970, UTC."""
     return (_EPOCH + timedelta(microseconds=time_us)).isoformat(timespec="microseconds")[:26] + "Z"

@@ -211,11 +211,12 @@ def decide(facts: Facts, state: State, rulebook: Rulebook, prefix: str) -> Decis
     decision = Decision()
     for trigger in rulebook.on.get((facts.event.client, facts.event.name), ()):
         case = Case(trigger, facts, state, rulebook, decision, prefix)
-        stopped = next((stage for stage, passes in STAGES if not passes(case)), None)
-        if stopped is None:
-            decision.fired.append(trigger)
+        for stage, passes in STAGES:
+            if not passes(case):
+                decision.not_fired[trigger.name] = stage.value
+                break
         else:
-            decision.not_fired[trigger.name] = stopped.value
+            decision.fired.append(trigger)
     return decision
 
 

@@ -7,6 +7,7 @@ that a hit that fails on the way leaves the state as it was.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import msgspec
 
@@ -38,11 +39,11 @@ class Remembered(msgspec.Struct, array_like=True, gc=False):
     first_seq: int
 
 
-class Visitor(msgspec.Struct, array_like=True):
+class Visitor(msgspec.Struct, array_like=True, gc=False):
     """A person as one client knows them.
 
     history: (seq, time_us, event) of the last counted events. clicks: (seq, time_us, affiliate) of the last clicks that
-    named one. once: triggers used up. dropped: remembered names lost to the bound.
+    named one. params: sorted by name. once: triggers used up. dropped: remembered names lost to the bound.
     """
 
     id: str
@@ -105,6 +106,7 @@ class Recognised(msgspec.Struct, gc=False):
     forgotten: tuple[str, ...] = ()
 
 
+@lru_cache(maxsize=4096)
 def space(client: str, test: bool) -> str:
     """Prefix of all keys of a client; test traffic has a space of its own."""
     return f"{client}{_SEPARATOR}{'t' if test else ''}{_SEPARATOR}"
@@ -158,7 +160,11 @@ def recognise(event: Event, prefix: str, state: State, client: Client, hit_id: s
     keys = identifier_keys(prefix, event.fields)
     if not keys:
         return Recognised(Visitor(hit_id, last_us=time_us), new=True, anonymous=True)
-    owners, forgotten = _owners(keys, state, time_us - client.remember_us)
+    oldest_us = time_us - client.remember_us
+    sole = _sole_owner(keys, state, oldest_us)
+    if sole is not None:
+        return Recognised(sole)
+    owners, forgotten = _owners(keys, state, oldest_us)
     uid = event.fields.get("uid", "")
     visitor = _choose(uid, keys, owners)
     if visitor is None:
@@ -169,6 +175,18 @@ def recognise(event: Event, prefix: str, state: State, client: Client, hit_id: s
     if event.fields.get("click_id") == hit_id and prefix == space(event.client, True):
         chosen.link += (test_click_key(event.client, hit_id),)
     return chosen
+
+
+def _sole_owner(keys: list[str], state: State, oldest_us: int) -> Visitor | None:
+    """The living visitor who owns every key: nearly all hits, and nothing is to be done about their identity."""
+    owner = state.owners.get(keys[0])
+    if owner is None:
+        return None
+    for key in keys:
+        if state.owners.get(key) != owner:
+            return None
+    visitor = state.visitors.get(owner)
+    return visitor if visitor is not None and visitor.last_us >= oldest_us else None
 
 
 def _owners(keys: list[str], state: State, oldest_us: int) -> tuple[dict[str, Visitor], tuple[str, ...]]:
@@ -224,7 +242,7 @@ def _claim(chosen: Recognised, keys: list[str], owners: dict[str, Visitor]) -> N
 
 def _merge(visitor: Visitor, absorbed: Iterable[Visitor]) -> Visitor:
     """One visitor out of several, in log order; the inputs stay untouched."""
-    merged = msgspec.msgpack.decode(msgspec.msgpack.encode(visitor), type=Visitor)
+    merged = _copy(visitor)
     for other in absorbed:
         merged.identifiers += [key for key in other.identifiers if key not in merged.identifiers]
         merged.history = sorted(merged.history + other.history)[-HISTORY:]
@@ -236,8 +254,19 @@ def _merge(visitor: Visitor, absorbed: Iterable[Visitor]) -> Visitor:
             merged.events[name] = _merge_stat(merged.events.get(name), stat)
         for name, value in other.params.items():
             merged.params[name] = _merge_param(merged.params.get(name), value)
+    merged.params = dict(sorted(merged.params.items()))
     _drop_oldest(merged)
     return merged
+
+
+def _copy(visitor: Visitor) -> Visitor:
+    """A visitor that shares nothing that can change with the other."""
+    return Visitor(
+        visitor.id, visitor.uid, visitor.last_us, visitor.identifiers.copy(), visitor.history.copy(),
+        {name: msgspec.structs.replace(stat) for name, stat in visitor.events.items()},
+        {name: msgspec.structs.replace(value) for name, value in visitor.params.items()},
+        visitor.clicks.copy(), visitor.once.copy(), visitor.dropped,
+    )  # fmt: skip
 
 
 def _merge_stat(mine: EventStat | None, other: EventStat) -> EventStat:
@@ -310,16 +339,22 @@ def write_event(visitor: Visitor, event: Event, seq: int, time_us: int, once: It
         visitor.clicks.append((seq, time_us, affiliate))
         if len(visitor.clicks) > HISTORY:
             del visitor.clicks[0]
-    params = visitor.params
-    for name, value in event.params.items():
-        known = params.get(name)
+    _remember(visitor, event.params, seq)
+    visitor.once.extend(once)
+
+
+def _remember(visitor: Visitor, params: dict[str, str], seq: int) -> None:
+    remembered = visitor.params
+    before = len(remembered)
+    for name, value in params.items():
+        known = remembered.get(name)
         if known is None:
-            params[name] = Remembered(value, seq, value, seq)
+            remembered[name] = Remembered(value, seq, value, seq)
         else:
             known.last, known.last_seq = value, seq
-    if len(params) > MAX_REMEMBERED:
+    if len(remembered) > before:
+        visitor.params = dict(sorted(remembered.items()))
         _drop_oldest(visitor)
-    visitor.once.extend(once)
 
 
 def _drop_oldest(visitor: Visitor) -> None:
