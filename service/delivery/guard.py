@@ -12,11 +12,22 @@ from pyreqwest.http import Url
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# translated and tunnelled forms that hide an IPv4 address: RFC 6052, 3056, 4380
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
-_6TO4 = ipaddress.ip_network("2002::/16")
-_TEREDO = ipaddress.ip_network("2001::/32")
+# What is not of the public Internet. Sources: the IANA registries of special-purpose addresses for IPv4 (RFC 6890) and
+# IPv6, and RFC 5214. Python's own `is_global` is asked too, but lets some of these through, by version.
+_INTERNAL = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+        "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
+        "224.0.0.0/3",
+        "168.63.129.16/32",  # the platform of a large cloud, reachable from its machines only
+        "2001::/23",  # protocol assignments, among them Teredo
+        "2001:db8::/32", "3fff::/20",  # documentation
+        "2002::/16",  # 6to4
+    )
+)  # fmt: skip
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all else is mapped, translated (NAT64), local or not assigned
+_ISATAP = frozenset({0x00005EFE, 0x02005EFE})  # third quarter of an address that ends in an IPv4 address
 
 
 class GuardError(Exception):
@@ -28,14 +39,12 @@ class UnknownHostError(Exception):
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the public Internet. Mapped, translated and tunnelled forms are not."""
+    """Whether an address is one of the public Internet. Forms that hide another address in an IPv6 one are not."""
     if isinstance(address, ipaddress.IPv6Address) and (
-        address.ipv4_mapped is not None
-        or address.scope_id is not None
-        or any(address in network for network in (_NAT64, _NAT64_LOCAL, _6TO4, _TEREDO))
+        address not in _GLOBAL_UNICAST or address.scope_id is not None or (int(address) >> 32 & 0xFFFFFFFF) in _ISATAP
     ):
         return False
-    return address.is_global and not address.is_multicast and not address.is_reserved
+    return address.is_global and not any(address in network for network in _INTERNAL)
 
 
 def check(address: Address, allowed: Sequence[Network]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
@@ -27,10 +26,13 @@ def read_secrets(reference: str, environment: Mapping[str, str]) -> list[bytes]:
     Raises SecretError if the variable is not set or is no base64.
     """
     name = reference.removeprefix("env:")
-    text = environment.get(name, "")
-    if not text:
+    parts = environment.get(name, "").split()
+    if not parts:
         raise SecretError(f"the variable {name} is not set in the worker's environment")
     try:
-        return [base64.b64decode(part.removeprefix("whsec_"), validate=True) for part in text.split()]
-    except binascii.Error:
-        raise SecretError(f"the variable {name} holds no base64 secret") from None
+        secrets = [base64.b64decode(part.removeprefix("whsec_"), validate=True) for part in parts]
+    except ValueError:
+        secrets = []
+    if not secrets or not all(secrets):  # an empty key would sign too, but so could anybody
+        raise SecretError(f"the variable {name} holds no base64 secret such as whsec_...")
+    return secrets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -18,7 +19,9 @@ from service.delivery.ladder import DELIVERED, FINAL, RESULTS, classify, next_du
 from service.engine.model import Postback
 
 USER_AGENT = "Backtrack/0.1"
+SCHEMES = frozenset({"http", "https"})
 ANSWER_BYTES = 2048
+NAME_TIMEOUT_S = 3.0  # for finding the address, beside the time limit of the call itself
 CLIENT_LIFE_S = 60.0
 CLIENTS_MAX = 2_000
 
@@ -69,6 +72,8 @@ class Caller:
         """Send a request and read the head of the answer. Never raises for what a recipient can do."""
         try:
             url = Url(request.url)
+            if url.scheme not in SCHEMES:
+                return Answer("address", error=f"{url.scheme} is no scheme of webhooks; use https or http")
             client = await self._client(url)
             return await self._send(client, url, request)
         except guard.GuardError as error:
@@ -93,7 +98,7 @@ class Caller:
         host, now = url.host_str or "", time.monotonic()
         known = self._addresses.get(host)
         if known is None or known[1] < now:
-            known = (await guard.resolve(url, self._allowed), now + CLIENT_LIFE_S)
+            known = (await self._resolve(url), now + CLIENT_LIFE_S)
             self._addresses[host] = known
         key = (host, known[0], url.port_or_known_default or 443)
         client = self._clients.get(key)
@@ -102,6 +107,13 @@ class Caller:
                 await self._clients.pop(next(iter(self._clients))).close()
             client = self._clients[key] = self._build(*key)
         return client
+
+    async def _resolve(self, url: Url) -> str:
+        limit_s = min(NAME_TIMEOUT_S, self._timeout.total_seconds())
+        try:
+            return await asyncio.wait_for(guard.resolve(url, self._allowed), limit_s)
+        except TimeoutError:
+            raise guard.UnknownHostError(f"{url.host_str} does not resolve within {limit_s:g} s") from None
 
     def _build(self, host: str, address: str, port: int) -> Client:
         builder = (
