@@ -17,7 +17,8 @@ from service.wakeups import DELIVERY
 
 log = logging.getLogger("backtrack.delivery")
 
-TURN_S = 300.0  # then the courier starts anew; the reconciler wakes it
+TURN_S = 43_200.0  # then the courier starts anew, when what is under way has ended; the reconciler wakes it
+TIME_LIMIT_MS = 86_400_000  # the broker's own limit would cut a turn off in the middle
 
 
 def register(broker: dramatiq.Broker, settings: Settings, stopping: Callable[[], bool]) -> Callable[[], bool]:
@@ -36,5 +37,5 @@ def register(broker: dramatiq.Broker, settings: Settings, stopping: Callable[[],
         finally:
             at_work.release()
 
-    dramatiq.actor(deliver, broker=broker, queue_name=DELIVERY, actor_name="deliver")
+    dramatiq.actor(deliver, broker=broker, queue_name=DELIVERY, actor_name="deliver", time_limit=TIME_LIMIT_MS)
     return at_work.locked

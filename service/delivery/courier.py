@@ -8,8 +8,10 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
 import redis.asyncio as aioredis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -19,7 +21,7 @@ from service.archive.schemas import Attempt
 from service.delivery.due import DueIndex, Taken
 from service.delivery.signing import SecretError, read_secrets
 from service.delivery.webhook import Answer, Caller, Request, attempt_of, prepare
-from service.engine import EMPTY, Rulebook
+from service.engine import EMPTY, Postback, Rulebook
 from service.rulebooks import compiled
 from service.settings import Settings
 
@@ -27,7 +29,8 @@ log = logging.getLogger("backtrack.delivery")
 
 LEASE_MARGIN_MS = 5_000
 WAIT_MS = 200
-PUT_BACK_MS = 250
+PUT_BACK_MS = 250  # until a postback is looked at again whose recipient has enough calls under way
+PUT_BACK_APART_US = 1_000  # so that a long backlog of one recipient costs a bounded part of every second
 FOLLOW_EVERY_S = 1.0
 
 
@@ -45,56 +48,82 @@ class Courier:
         self._caller = Caller(settings.delivery_timeout_ms, settings.allowed_networks)
         self._lease_us = (settings.delivery_timeout_ms + LEASE_MARGIN_MS) * 1000
         self._busy: Counter[str] = Counter()
+        self._back_until_us: dict[str, int] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._done: list[tuple[Taken, list[Attempt]]] = []
         self._settled = asyncio.Event()
         self._seen: dict[str, str] = {}
+        self._watch: asyncio.Task[None] | None = None
         self._rulebook: Rulebook = EMPTY
         self._followed_s = 0.0
 
     async def run(self, seconds: float) -> None:
         """Deliver for a while, then settle what is under way."""
         deadline = time.monotonic() + seconds
+        # threads enough that names which nobody answers for do not keep others waiting
+        names = ThreadPoolExecutor(self._settings.delivery_concurrency, "names")
+        asyncio.get_running_loop().set_default_executor(names)
         try:
             await self._look_where_streams_end()
             while time.monotonic() < deadline and not self._stopping():
                 await self._follow()
                 await self._round()
         finally:
-            if self._running:
-                await asyncio.wait(self._running)
+            await self._end()
+
+    async def _end(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        if self._running:
+            await asyncio.wait(self._running)
+        try:
             await self._flush()
+        finally:
             await self._caller.close()
             await self._redis.aclose()
 
     async def _round(self) -> None:
         free = self._settings.delivery_concurrency - len(self._running)
         taken = await self._due.take(_now_us(), self._lease_us, max(1, free // 4)) if free > 0 else []
-        back = []
-        for one in taken:
-            recipient = one.postback.recipient
-            if self._busy[recipient] >= self._settings.recipient_concurrency:
-                back.append(one)
-                continue
-            self._busy[recipient] += 1
-            task = asyncio.create_task(self._deliver(one))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+        back = [(one, self._later_us(one)) for one in taken if not self._start(one)]
         if back:
-            await self._due.put_back(back, _now_us() + PUT_BACK_MS * 1000)
+            await self._due.put_back(back)
         await self._flush()
-        if self._running:
-            await self._wait_for_an_answer(WAIT_MS if len(taken) == len(back) else 1)
-        elif not taken:
-            await self._wait_for_work()
+        if taken:
+            await self._wait_for_an_answer(1)
+        else:
+            await self._wait(WAIT_MS)
+
+    def _start(self, taken: Taken) -> bool:
+        """Begin a delivery, unless its recipient has enough calls under way."""
+        recipient = taken.postback.recipient
+        if self._busy[recipient] >= self._settings.recipient_concurrency:
+            return False
+        self._busy[recipient] += 1
+        task = asyncio.create_task(self._deliver(taken))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return True
+
+    def _later_us(self, taken: Taken) -> int:
+        """When to look again at a postback of a busy recipient: one after the other."""
+        recipient = taken.postback.recipient
+        due_us = max(_now_us() + PUT_BACK_MS * 1000, self._back_until_us.get(recipient, 0) + PUT_BACK_APART_US)
+        self._back_until_us[recipient] = due_us
+        return due_us
 
     async def _deliver(self, taken: Taken) -> None:
-        postback, started_us = taken.postback, _now_us()
-        attempts: list[Attempt] = []
-        number = taken.tries + 1
-        if taken.lost:
-            attempts.append(_lost(taken, number, started_us))
-            number += 1
+        """One delivery; first the record of an earlier one that never settled."""
+        attempts = [_lost(taken, _now_us())] if taken.lost else []
+        if not attempts or attempts[0].state != "dead":
+            attempts.append(await self._try(taken.postback, taken.tries + len(attempts) + 1))
+        self._busy[taken.postback.recipient] -= 1
+        self._done.append((taken, attempts))
+        self._settled.set()
+
+    async def _try(self, postback: Postback, number: int) -> Attempt:
+        started_us = _now_us()
         request = prepare(postback, [], started_us // 1_000_000)
         try:
             request = prepare(postback, self._secrets(postback.recipient), started_us // 1_000_000)
@@ -104,10 +133,7 @@ class Courier:
         except Exception as bug:
             log.exception("postback %s", postback.id)
             answer = Answer("connection", error=f"{type(bug).__name__}: {bug}")
-        attempts.append(attempt_of(postback, request, answer, number, started_us, _now_us() - started_us))
-        self._busy[postback.recipient] -= 1
-        self._done.append((taken, attempts))
-        self._settled.set()
+        return attempt_of(postback, request, answer, number, started_us, _now_us() - started_us)
 
     async def _flush(self) -> None:
         """Record what has been answered since the last time, in one round trip."""
@@ -124,14 +150,26 @@ class Courier:
             except TimeoutError:
                 pass
 
-    async def _wait_for_work(self) -> None:
-        """Wait for a new postback in any partition, but not past the next one that is due."""
-        next_us = await self._due.next_due_us()
-        left_ms = WAIT_MS if next_us is None else min(WAIT_MS, (next_us - _now_us()) // 1000)
-        if left_ms > 0:
-            found: Any = await self._redis.xread(dict(self._seen), count=1_000, block=left_ms)  # type: ignore[arg-type]
-            for stream, items in found.items() if isinstance(found, dict) else found:
-                self._seen[stream.decode()] = items[-1][0].decode()
+    async def _wait(self, milliseconds: int) -> None:
+        """Wait for an answer, a new postback or the next one that is due, whichever comes first."""
+        next_us = None if self._running else await self._due.next_due_us()
+        left_ms = milliseconds if next_us is None else min(milliseconds, (next_us - _now_us()) // 1000)
+        if left_ms <= 0 or self._done:
+            return
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._new_postbacks())
+        answered = asyncio.create_task(self._wait_for_an_answer(left_ms))
+        await asyncio.wait({self._watch, answered}, return_when=asyncio.FIRST_COMPLETED)
+        answered.cancel()
+        if self._watch.done():
+            watch, self._watch = self._watch, None
+            watch.result()
+
+    async def _new_postbacks(self) -> None:
+        """Wait for new postbacks in any partition."""
+        found: Any = await self._redis.xread(dict(self._seen), count=1_000, block=WAIT_MS)  # type: ignore[arg-type]
+        for stream, items in found.items() if isinstance(found, dict) else found:
+            self._seen[stream.decode()] = items[-1][0].decode()
 
     async def _look_where_streams_end(self) -> None:
         pipeline = self._redis.pipeline(transaction=False)
@@ -155,12 +193,13 @@ class Courier:
         return read_secrets(owner.secret, os.environ) if owner is not None and owner.secret else []
 
 
-def _lost(taken: Taken, number: int, now_us: int) -> Attempt:
-    """The record of a delivery that never settled: whether it arrived is unknown."""
+def _lost(taken: Taken, now_us: int) -> Attempt:
+    """The record of a delivery that never settled: whether it arrived is unknown. The next try, if any, is made now."""
     postback = taken.postback
     answer = Answer("unknown", error="the delivering process ended before it could tell")
     request = Request(postback.verb, postback.url, {"webhook-id": postback.id}, postback.body)
-    return attempt_of(postback, request, answer, number, now_us, 0)
+    attempt = attempt_of(postback, request, answer, taken.tries + 1, now_us, 0)
+    return attempt if attempt.state == "dead" else msgspec.structs.replace(attempt, next_due_us=now_us)
 
 
 def _report(done: list[tuple[Taken, list[Attempt]]]) -> None:

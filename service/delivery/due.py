@@ -62,12 +62,12 @@ class DueIndex:
             await self._settle(keys=keys, args=[*args, *map(_encode, attempts)], client=pipeline)
         await pipeline.execute()
 
-    async def put_back(self, taken: Sequence[Taken], due_us: int) -> None:
-        """Put back what was taken and not tried."""
+    async def put_back(self, untried: Sequence[tuple[Taken, int]]) -> None:
+        """Put back what was taken and not tried, each with the time when it is due again."""
         pipeline = self._redis.pipeline(transaction=False)
-        for one in taken:
+        for one, due_us in untried:
             keys = [one.place.due, one.place.inflight]
-            await self._putback(keys=keys, args=[due_us, one.token, one.postback.id], client=pipeline)
+            await self._putback(keys=keys, args=[due_us, one.token, one.postback.id, int(one.lost)], client=pipeline)
         await pipeline.execute()
 
     async def next_due_us(self) -> int | None:

@@ -72,6 +72,7 @@ class Faults:
         self.ended = threading.Event()  # the huge answer is over
         self._seen: Counter[str] = Counter()
         self._closing = threading.Event()
+        self._released = threading.Event()
         self._lock = threading.Lock()
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=256)
         self._context = _tls_context() if tls else None
@@ -84,12 +85,17 @@ class Faults:
 
     def __exit__(self, *_: object) -> None:
         self._closing.set()
+        self.release()
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def url(self, path: str) -> str:
         """Address of a path."""
         return f"{self._scheme}://127.0.0.1:{self.port}{path}"
+
+    def release(self) -> None:
+        """Let go of everybody who hangs; their connections are closed."""
+        self._released.set()
 
     def received(self, path: str) -> list[Received]:
         """The requests for a path so far."""
@@ -135,7 +141,7 @@ class Faults:
         return faults[kind](connection) if kind in faults else _send(connection, 200, b"ok\n")
 
     def _hang(self, _: socket.socket) -> bool:
-        self._closing.wait()
+        self._released.wait()
         return False
 
     def _reset(self, connection: socket.socket) -> bool:

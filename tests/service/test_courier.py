@@ -1,0 +1,238 @@
+"""The courier from end to end: a real due index, real recipients, every try recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+
+from service import keys
+from service.archive.schemas import Attempt
+from service.delivery import signing
+from service.delivery.courier import Courier
+from service.delivery.ladder import LADDER_S
+from service.rulebooks import publish
+from service.settings import Settings
+from tests.service.faults import Faults
+from tests.service.test_due import NOW_US, PLACE, attempts_of, leftovers, promise, take
+from tests.waiting import until
+
+VARIABLE = "COURIER_TEST_SECRET"
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+RULES = f"""
+[client.acme]
+webhook = "http://127.0.0.1:9/acme"
+[affiliate.bestodds]
+webhook = "http://127.0.0.1:9/bestodds"
+secret = "env:{VARIABLE}"
+[affiliate.quiet]
+"""
+
+
+@pytest.fixture
+def faults() -> Iterator[Faults]:
+    with Faults() as server:
+        yield server
+
+
+@pytest.fixture
+def quick(settings: Settings) -> Settings:
+    """Settings with a time limit that a test can wait for."""
+    return msgspec.structs.replace(settings, delivery_timeout_ms=1_500)
+
+
+def deliver_until(settings: Settings, done: Callable[[], Any], what: str, timeout_s: float = 20.0) -> None:
+    """Let a courier work in a thread until the condition holds."""
+    over = threading.Event()
+    courier = Courier(settings, over.is_set)
+    thread = threading.Thread(target=lambda: asyncio.run(courier.run(60)), daemon=True)
+    thread.start()
+    try:
+        until(done, what, timeout_s)
+    finally:
+        over.set()
+        thread.join(20)
+    assert not thread.is_alive()
+
+
+def make_due(journal: redis.Redis) -> None:
+    """Let every retry be due now instead of in seconds or days."""
+    found: Any = journal.zrange(PLACE.due, 0, -1)
+    in_flight: Any = journal.hkeys(PLACE.inflight)
+    for identity in set(found) - set(in_flight):
+        journal.zadd(PLACE.due, {identity: 1})
+
+
+def of(attempts: list[Attempt], identity: str) -> list[tuple[int, str, str]]:
+    """Number, result and state of the attempts of one postback."""
+    return [(a.number, a.result, a.state) for a in attempts if a.postback_id == identity]
+
+
+def test_500_then_200_is_delivered_with_two_attempts(quick: Settings, journal: redis.Redis, faults: Faults) -> None:
+    # given a recipient that fails once
+    promise(journal, faults.url("/flaky/1"))
+
+    # when the courier works, and the retry is made due at once
+    def delivered() -> bool:
+        make_due(journal)
+        return leftovers(journal) == [0, 0, 0, 0]
+
+    deliver_until(quick, delivered, "the second try")
+    # then both tries are recorded and both carried the same id
+    first, second = attempts_of(journal)
+    assert of([first, second], "pb1") == [(1, "server_error", "due"), (2, "delivered", "delivered")]
+    assert first.next_due_us - first.time_us in range(4_000_000, 7_500_000) and second.next_due_us == 0
+    assert (first.status, first.answer, second.status) == (500, "flaky\n", 200)
+    assert [request.headers["webhook-id"] for request in faults.received("/flaky/1")] == ["pb1", "pb1"]
+
+
+def test_a_final_answer_fails_at_once_and_a_late_one_dies(
+    quick: Settings, journal: redis.Redis, faults: Faults
+) -> None:
+    # given one postback that is refused, and one that has already had nine tries
+    promise(journal, faults.url("/404"), faults.url("/500"))
+    journal.hset(PLACE.tries, "pb2", str(len(LADDER_S) - 1))
+    # when the courier works
+    deliver_until(quick, lambda: journal.zcard(PLACE.dead) == 2, "both to be given up")
+    # then both are kept with their promise and never tried again
+    attempts = attempts_of(journal)
+    assert of(attempts, "pb1") == [(1, "refused", "failed")]
+    assert of(attempts, "pb2") == [(10, "server_error", "dead")]
+    assert leftovers(journal) == [0, 2, 0, 0]
+
+
+def test_a_delivery_that_never_settled_is_recorded_as_unknown_and_delivered(
+    quick: Settings, journal: redis.Redis, faults: Faults
+) -> None:
+    # given a courier that took a postback long ago and was killed
+    promise(journal, faults.url("/200"))
+    take(quick, NOW_US)
+    # when another one works
+    deliver_until(quick, lambda: leftovers(journal) == [0, 0, 0, 0], "the delivery")
+    # then the lost try counts, and the next one is the second
+    unknown, delivered = attempts_of(journal)
+    assert of([unknown, delivered], "pb1") == [(1, "unknown", "due"), (2, "delivered", "delivered")]
+    assert (unknown.status, unknown.url, unknown.next_due_us) == (0, faults.url("/200"), unknown.time_us)
+
+
+def test_a_lost_last_try_is_not_followed_by_another(quick: Settings, journal: redis.Redis, faults: Faults) -> None:
+    # given a postback whose tenth try never settled
+    promise(journal, faults.url("/200"))
+    journal.hset(PLACE.tries, "pb1", str(len(LADDER_S) - 1))
+    take(quick, NOW_US)
+    # when another courier finds it
+    deliver_until(quick, lambda: journal.zcard(PLACE.dead) == 1, "the end")
+    # then it is dead, and nobody was called an eleventh time
+    assert of(attempts_of(journal), "pb1") == [(10, "unknown", "dead")]
+    assert not faults.received("/200")
+
+
+@pytest.fixture
+def secret_rules(journal: redis.Redis, quick: Settings, tmp_path: Path) -> Iterator[None]:
+    publish(journal, quick.partitions, tmp_path / "tables", RULES, "test")
+    yield
+    os.environ.pop(VARIABLE, None)
+
+
+@pytest.mark.usefixtures("secret_rules")
+def test_the_secret_of_the_recipient_signs(quick: Settings, journal: redis.Redis, faults: Faults) -> None:
+    # given a recipient with a secret in the worker's environment, and one without
+    os.environ[VARIABLE] = SECRET
+    promise(journal, faults.url("/signed"))
+    promise(journal, faults.url("/plain"), recipient="affiliate:quiet", start=2)
+    # when both are delivered
+    deliver_until(quick, lambda: leftovers(journal) == [0, 0, 0, 0], "both deliveries")
+    # then the first can be verified by what the recipient knows, and the second is not signed
+    headers = faults.received("/signed")[0].headers
+    key = signing.read_secrets(f"env:{VARIABLE}", {VARIABLE: SECRET})
+    assert headers["webhook-signature"] == signing.sign(key, "pb1", int(headers["webhook-timestamp"]), b"")
+    assert "webhook-signature" not in faults.received("/plain")[0].headers
+
+
+@pytest.mark.usefixtures("secret_rules")
+def test_without_its_variable_nothing_is_sent_until_it_is_there(
+    quick: Settings, journal: redis.Redis, faults: Faults
+) -> None:
+    # given a recipient whose variable is not set in the worker
+    promise(journal, faults.url("/signed"))
+    deliver_until(quick, lambda: len(attempts_of(journal)) == 1, "the first try")
+    # then nothing was sent, and it is tried again
+    [missing] = attempts_of(journal)
+    assert (missing.result, missing.state, missing.status) == ("no_secret", "due", 0)
+    assert VARIABLE in missing.error and not faults.received("/signed")
+    # and when a worker has it, it goes out
+    os.environ[VARIABLE] = SECRET
+    make_due(journal)
+    deliver_until(quick, lambda: leftovers(journal) == [0, 0, 0, 0], "the delivery")
+    assert of(attempts_of(journal), "pb1")[-1] == (2, "delivered", "delivered")
+    assert all("MfKQ" not in str(attempt.headers) + attempt.error for attempt in attempts_of(journal))
+
+
+def test_a_hanging_recipient_with_a_backlog_does_not_keep_others_waiting(
+    quick: Settings, journal: redis.Redis, faults: Faults
+) -> None:
+    # given a recipient that never answers, with a backlog many times larger than its share
+    patient = msgspec.structs.replace(quick, delivery_timeout_ms=20_000)
+    promise(journal, *(faults.url("/hang") for _ in range(400)), recipient="affiliate:quiet")
+    over = threading.Event()
+    thread = threading.Thread(target=lambda: asyncio.run(Courier(patient, over.is_set).run(60)), daemon=True)
+    thread.start()
+    share = patient.recipient_concurrency
+    until(lambda: len(faults.received("/hang")) == share, "the hanging recipient to use all of its share")
+    # when postbacks for another one come in, one at a time, in the same partition
+    waits_ms = []
+    for number in range(20):
+        identity, started = f"pb{100_000 + number}", time.perf_counter()
+        promise(journal, faults.url(f"/fast/{number}"), start=100_000 + number, time_us=time.time_ns() // 1000)
+        until(lambda name=identity: of(attempts_of(journal), name), "the other's delivery", 10)  # type: ignore[misc]
+        waits_ms.append((time.perf_counter() - started) * 1000)
+    # then each is delivered soon, and the hanging one has not got more than its share
+    assert max(waits_ms) < 3_000 and sorted(waits_ms)[10] < 250, waits_ms
+    assert len(faults.received("/hang")) == share
+    over.set()
+    faults.release()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_a_courier_that_is_told_to_stop_settles_what_is_under_way(
+    quick: Settings, journal: redis.Redis, faults: Faults
+) -> None:
+    # given a call under way that ends by its time limit
+    promise(journal, faults.url("/hang"))
+    # when the courier is told to stop as soon as the recipient has the request
+    deliver_until(quick, lambda: faults.received("/hang"), "the request")
+    # then the try is recorded and nothing is left in flight
+    assert of(attempts_of(journal), "pb1") == [(1, "timeout", "due")]
+    assert leftovers(journal)[3] == 0
+
+
+def test_an_address_that_is_not_allowed_is_not_called(settings: Settings, journal: redis.Redis, faults: Faults) -> None:
+    strict = msgspec.structs.replace(settings, allow_addresses="")
+    promise(journal, faults.url("/200"))
+    deliver_until(strict, lambda: journal.zcard(PLACE.dead) == 1, "the refusal")
+    assert of(attempts_of(journal), "pb1") == [(1, "address", "failed")] and not faults.requests
+
+
+def test_two_couriers_deliver_each_postback_once(quick: Settings, journal: redis.Redis, faults: Faults) -> None:
+    # given many promises and two couriers
+    promise(journal, *(faults.url("/200") for _ in range(150)))
+    over = threading.Event()
+    other = threading.Thread(target=lambda: asyncio.run(Courier(quick, over.is_set).run(60)), daemon=True)
+    other.start()
+    # when both work
+    deliver_until(quick, lambda: leftovers(journal) == [0, 0, 0, 0], "all deliveries")
+    over.set()
+    other.join(20)
+    # then every id came exactly once
+    ids = [request.headers["webhook-id"] for request in faults.received("/200")]
+    assert sorted(ids) == sorted(f"pb{n}" for n in range(1, 151))
+    assert all(place.number == PLACE.number or not journal.exists(place.attempts) for place in keys.partitions(16))
