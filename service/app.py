@@ -8,56 +8,18 @@ import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any
 
 from litestar import Litestar, Response, get
 from litestar.datastructures import State
 
-from service import keys
-from service.engine import EMPTY, Rulebook, RulebookError
+from service.engine import EMPTY, Rulebook
+from service.intake.follower import Follower
 from service.intake.journal import RedisJournal
 from service.intake.routes import Intake, intake_routes
+from service.intake.spool import SpoolFullError
 from service.processes import die_with_parent
-from service.rulebooks import compiled
-from service.servers import is_away
 from service.settings import Settings, from_environment
 from service.wakeups import Wakeups
-
-log = logging.getLogger("backtrack.web")
-
-FOLLOW_EVERY_S = 0.5
-
-
-class Follower:
-    """The rulebook in force, as the web process knows it: asked for every half second, kept while Redis is away."""
-
-    def __init__(self, journal: RedisJournal) -> None:
-        self._journal = journal
-        self.rulebook: Rulebook = EMPTY
-
-    def current(self) -> Rulebook:
-        """The newest rulebook that was seen."""
-        return self.rulebook
-
-    async def refresh(self) -> None:
-        """Fetch the rulebook in force if it is another one."""
-        found: Any = await self._journal.connection.get(keys.RULEBOOK)
-        if found and found.decode() != self.rulebook.id:
-            text: Any = await self._journal.connection.hget(keys.RULEBOOKS, found.decode())
-            self.rulebook = compiled(text)
-            log.info("rulebook %s in force", self.rulebook.id)
-
-    async def follow(self) -> None:
-        """Refresh for ever."""
-        while True:
-            try:
-                await self.refresh()
-            except RulebookError as error:
-                log.error("the published rulebook cannot be read, the last one stays: %s", error)
-            except Exception as error:
-                if not is_away(error):
-                    raise
-            await asyncio.sleep(FOLLOW_EVERY_S)
 
 
 def void(_: object) -> None:
@@ -79,15 +41,16 @@ def build(settings: Settings) -> Litestar:
         wakeups = Wakeups(settings)
         sender = ThreadPoolExecutor(1, "wake")
         journal = RedisJournal(settings, lambda numbers: void(sender.submit(wakeups.track, numbers)))
-        follower = Follower(journal)
+        follower = Follower(journal.connection, settings.spool_path / "rulebook.toml")
         app.state.journal, app.state.follower = journal, follower
         intake.connect(journal, follower.current)
+        await follower.start()
         await journal.start()
         following = asyncio.create_task(follower.follow())
         yield
         following.cancel()
         await journal.stop()
-        sender.shutdown()
+        sender.shutdown(wait=False, cancel_futures=True)  # a wake-up that is not sent costs only time
 
     intake = Intake(settings.partitions)
     return Litestar(
@@ -106,12 +69,18 @@ async def healthz() -> str:
 
 @get("/readyz", media_type="text/plain")
 async def readyz(state: State) -> Response[str]:
-    """The process can store hits and knows a rulebook; else 503 and what is missing."""
+    """The process can store hits, be it in the spool, and knows a rulebook; else 503 and what is missing."""
     journal: RedisJournal = state.journal
+    rulebook: Rulebook | None = state.follower.current()
+    where = ""
     try:
         await journal.connection.ping()
     except Exception as error:
-        return Response(f"the journal is away: {error}\n", status_code=503)
-    if state.follower.rulebook is EMPTY:
-        return Response("no rulebook was published yet\n", status_code=503)
-    return Response(f"ready, rulebook {state.follower.rulebook.id}\n")
+        where = f", the journal is away ({error}), hits go to the spool"
+        try:
+            journal.spool.check_room()
+        except SpoolFullError as full:
+            return Response(f"the journal is away ({error}) and the spool full: {full}\n", status_code=503)
+    if rulebook is None or rulebook is EMPTY:
+        return Response(f"no rulebook {'is known' if where else 'was published'} yet{where}\n", status_code=503)
+    return Response(f"ready, rulebook {rulebook.id}{where}\n")

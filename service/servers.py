@@ -11,12 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import redis
+import redis.asyncio as aioredis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from service import keys
 from service.processes import die_with_parent
 
+# what the promises rest on: setting, the value it must have, what else would mean. A server that does not tell is trusted.
+WANTED = (
+    ("maxmemory-policy", "noeviction", "would evict ({found}); set maxmemory-policy noeviction"),
+    ("appendonly", "yes", "keeps no append-only file; set appendonly yes"),
+    ("appendfsync", "always", "has appendfsync {found}; an answer is a promise, set appendfsync always"),
+)
+
+LOADING_TIMEOUT_S = 60  # a server that reads its append-only file answers by and by
 AWAY = (redis.ConnectionError, redis.TimeoutError, OSError)
 
 
@@ -33,37 +42,58 @@ def client(url: str, timeout_s: float | None = 5.0) -> redis.Redis:
 
 def is_away(error: Exception) -> bool:
     """Whether the error means that Redis cannot take a write now: refused, loading, full, read-only."""
-    if isinstance(error, AWAY):
+    if isinstance(error, (*AWAY, redis.exceptions.OutOfMemoryError, redis.ReadOnlyError)):
         return True
-    text = str(error)
-    return isinstance(error, redis.ResponseError) and any(
-        word in text for word in ("LOADING", "OOM", "READONLY", "MISCONF", "NOREPLICAS", "BUSY ")
-    )
+    text = str(error)  # the client gives these no class of their own
+    return isinstance(error, redis.ResponseError) and text.startswith(("OOM", "MISCONF", "NOREPLICAS", "BUSY "))
 
 
 def check_journal(url: str, partitions: int) -> redis.Redis:
     """Connect to the journal and check its settings. Raises ServerError where a promise could not be kept."""
-    connection = client(url)
-    name = _reach(connection, url, "journal")
-    policy = _config(connection, "maxmemory-policy")
-    if policy not in ("noeviction", ""):
-        raise ServerError(f"the journal at {name} would evict ({policy}); set maxmemory-policy noeviction")
-    if _config(connection, "appendonly") == "no":
-        raise ServerError(f"the journal at {name} keeps no append-only file; set appendonly yes")
-    fsync = _config(connection, "appendfsync")
-    if fsync not in ("always", ""):
-        raise ServerError(
-            f"the journal at {name} has appendfsync {fsync}; an answer is a promise, set appendfsync always"
-        )
+    connection, name = _reach(url, "journal")
+    for setting, wanted, complaint in WANTED:
+        found = _config(connection, setting)
+        if found not in (wanted, ""):
+            raise ServerError(f"the journal at {name} {complaint.format(found=found)}")
     _check_state(connection, name, partitions)
     return connection
 
 
+def checked_client(url: str, timeout_s: float, partitions: int) -> aioredis.Redis:
+    """An asynchronous client of the journal that checks the same at every connect, because the server may have been started
+    anew with other settings, or without its data. What does not fit is a ConnectionError: the journal counts as away.
+    """
+
+    async def on_connect(connection: Any) -> None:
+        await connection.on_connect()
+        for setting, wanted, complaint in WANTED:
+            found = await _ask(connection, "CONFIG", "GET", setting)
+            if found and _text(found[1]) != wanted:
+                raise redis.ConnectionError(f"the journal {complaint.format(found=_text(found[1]))}")
+        stored = await _ask(connection, "HGET", keys.META, "partitions")
+        if stored is None or _text(stored) != str(partitions):
+            raise redis.ConnectionError(f"the journal holds other state or none ({stored!r} partitions)")
+
+    return aioredis.Redis.from_url(
+        url, socket_timeout=timeout_s, socket_connect_timeout=1.0, retry=Retry(NoBackoff(), 0), protocol=2,
+        redis_connect_func=on_connect,
+    )  # fmt: skip
+
+
+async def _ask(connection: Any, *words: str) -> Any:
+    """The answer to a command on a raw connection, None where the server does not tell."""
+    await connection.send_command(*words)
+    try:
+        return await connection.read_response()
+    except redis.ResponseError as error:
+        if is_away(error):
+            raise redis.ConnectionError(str(error)) from None
+        return None
+
+
 def check_broker(url: str) -> redis.Redis:
     """Connect to the broker. Raises ServerError if it cannot be reached."""
-    connection = client(url)
-    _reach(connection, url, "broker")
-    return connection
+    return _reach(url, "broker")[0]
 
 
 def address(url: str) -> str:
@@ -71,17 +101,22 @@ def address(url: str) -> str:
     return url.rpartition("@")[2].removeprefix("redis://").removeprefix("rediss://")
 
 
-def _reach(connection: redis.Redis, url: str, role: str) -> str:
+def _reach(url: str, role: str) -> tuple[redis.Redis, str]:
+    """A connection that answers, and the server's address."""
     name = address(url)
-    deadline = time.monotonic() + 10
+    try:
+        connection = client(url)
+    except ValueError as error:
+        raise ServerError(f"the {role}'s address {name!r} cannot be used: {error}") from None
+    deadline = time.monotonic() + LOADING_TIMEOUT_S
     while True:
         try:
             connection.ping()
-            return name
+            return connection, name
         except redis.AuthenticationError as error:
             raise ServerError(f"the {role} at {name} refuses the login: {error}") from None
         except (*AWAY, redis.ResponseError) as error:
-            if not is_away(error) or "LOADING" not in str(error) or time.monotonic() > deadline:
+            if not isinstance(error, redis.BusyLoadingError) or time.monotonic() > deadline:
                 raise ServerError(f"the {role} at {name} cannot be reached ({error}); is the server running?") from None
             time.sleep(0.1)
 
@@ -102,8 +137,13 @@ def _text(value: Any) -> str:
 def _check_state(connection: redis.Redis, name: str, partitions: int) -> None:
     wanted = {"version": keys.STATE_VERSION, "partitions": partitions}
     for field, value in wanted.items():
-        connection.hsetnx(keys.META, field, str(value))
-        found: Any = connection.hget(keys.META, field)
+        try:
+            found: Any = connection.hget(keys.META, field)
+            if found is None:
+                connection.hsetnx(keys.META, field, str(value))
+                found = connection.hget(keys.META, field)
+        except redis.ResponseError as error:
+            raise ServerError(f"the journal at {name} cannot be used: {error}") from None
         if _text(found) != str(value):
             raise ServerError(
                 f"the journal at {name} holds state of {field} {_text(found)}, this program uses {value}; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -11,6 +12,17 @@ from typing import Any, get_type_hints
 import msgspec
 
 PREFIX = "BACKTRACK_"
+
+# the least and the most that makes sense; every other number starts at 1
+BOUNDS = {
+    "port": (1, 65_535),
+    "partitions": (1, 1024),
+    "spool_floor_mb": (0, 1_000_000_000),
+    "linger_ms": (0, 60_000),
+    "lease_ms": (200, 60_000),
+    "worker_threads": (2, 1024),
+}
+MOST = 2**31 - 1
 
 
 class SettingsError(Exception):
@@ -102,22 +114,44 @@ def from_environment(environment: Mapping[str, str], **overrides: Any) -> Settin
         name = known[variable]
         values[name] = _convert(variable, text, hints[name])
     settings = Settings(**(values | {name: value for name, value in overrides.items() if value is not None}))
-    try:
-        _ = settings.allowed_networks
-    except ValueError as error:
-        raise SettingsError(f"BACKTRACK_ALLOW_ADDRESSES: {error}; write networks such as 127.0.0.1/32") from None
-    if not 1 <= settings.partitions <= 1024:
-        raise SettingsError(f"BACKTRACK_PARTITIONS={settings.partitions}: use 1 to 1024")
+    _check(settings)
     return settings
 
 
 def _convert(variable: str, text: str, kind: Any) -> Any:
     if kind is int:
         try:
-            value = int(text)
+            return int(text)
         except ValueError:
             raise SettingsError(f"{variable}={text!r} is no whole number") from None
-        if value < 0:
-            raise SettingsError(f"{variable}={text!r} must not be negative")
-        return value
-    return Path(text) if kind is not str else text
+    if kind is str:
+        return text
+    if not text:
+        raise SettingsError(f"{variable} is empty; name a folder, or leave it out")
+    return Path(text)
+
+
+def _check(settings: Settings) -> None:
+    """Raises SettingsError for the first value that cannot be used, whether it came from a variable or an option."""
+    for name in settings.__struct_fields__:
+        value = getattr(settings, name)
+        if isinstance(value, int):
+            least, most = BOUNDS.get(name, (1, MOST))
+            if not least <= value <= most:
+                raise SettingsError(f"{PREFIX}{name.upper()}={value}: use {least} to {most}")
+    try:
+        _ = settings.allowed_networks
+    except ValueError as error:
+        raise SettingsError(f"BACKTRACK_ALLOW_ADDRESSES: {error}; write networks such as 127.0.0.1/32") from None
+
+
+def make_writable(folder: Path) -> None:
+    """Create a folder. Raises SettingsError if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SettingsError(
+            f"the folder {folder} cannot be written: {error.strerror}; name another with BACKTRACK_VAR or --var"
+        ) from None

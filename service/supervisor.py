@@ -19,7 +19,7 @@ import msgspec
 from service.processes import die_with_parent
 from service.rulebooks import publish
 from service.servers import ServerError, check_broker, check_journal, port_is_free, server_command, start_server
-from service.settings import Settings
+from service.settings import Settings, make_writable
 
 log = logging.getLogger("backtrack.up")
 
@@ -192,16 +192,3 @@ def _end(children: Sequence[Child]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def make_writable(folder: Path) -> None:
-    """Create a folder. Raises ServerError if nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".probe"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise ServerError(
-            f"the folder {folder} cannot be written: {error.strerror}; choose another with --var"
-        ) from None

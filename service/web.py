@@ -10,15 +10,16 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from service.servers import ServerError, check_journal, port_is_free
-from service.settings import Settings
+from service.settings import Settings, make_writable
 
 MAX_HEADERS_BYTES = 128 * 1024
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM. Raises ServerError if the port or the journal cannot be used."""
+    """Serve until SIGTERM. Raises ServerError if the port or the journal, SettingsError if the spool cannot be used."""
     if not port_is_free(settings.host, settings.port):
         raise ServerError(f"port {settings.port} on {settings.host} is in use; choose another with --port")
+    make_writable(settings.spool_path)
     check_journal(settings.journal_url, settings.partitions).close()
     os.environ.update(settings.environment())
     server = Granian(

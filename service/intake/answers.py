@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
@@ -19,6 +19,9 @@ JSON: Header = (b"content-type", b"application/json")
 IMAGE: Header = (b"content-type", b"image/gif")
 NO_STORE: Header = (b"cache-control", b"no-store")
 NOT_STORED = "not_stored"
+_ADDRESS = (
+    "!#$%&'()*+,/:;=?@[]~"  # RFC 3986, 2.2; what else a raw macro brought is encoded, or no header could carry it
+)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -55,7 +58,7 @@ def answer(hit: Hit, parsed: Event | Rejection, as_json: bool, rulebook: Ruleboo
 def describe(hit: Hit, parsed: Event | Rejection, stored: bool) -> dict[str, str]:
     """What happened, in the order in which it is said."""
     if not stored:
-        return {"result": NOT_STORED, "detail": "neither the journal nor the disk takes hits now; send it again"}
+        return {"result": NOT_STORED, "detail": "hits cannot be stored at the moment; send it again"}
     if isinstance(parsed, Rejection):
         return {"result": "rejected", "id": hit.id, "reason": parsed.reason, "detail": parsed.detail}
     return {"result": "stored", "id": hit.id, "client": parsed.client, "event": parsed.name}
@@ -70,14 +73,20 @@ class _Values:
 
 
 def landing(hit: Hit, event: Event, rulebook: Rulebook) -> str:
-    """Where a tracker link leads: the client's page with the new click id; the link's own parameters are kept."""
+    """Where a tracker link leads: the client's page with the new click id; the link's own parameters are kept.
+
+    "" if the client has no page, or the values led to a host that is not the client's.
+    """
     client = rulebook.clients[event.client]
     if client.landing is None:
         return ""
-    target = urlsplit(client.landing.render(_Values(event), encode_url).text)
-    if target.hostname not in client.hosts:
+    try:
+        target = urlsplit(client.landing.render(_Values(event), encode_url).text)
+        if target.hostname not in client.hosts:
+            return ""
+    except ValueError:  # values that make no address
         return ""
     named = {name for name, _ in parse_qsl(target.query, keep_blank_values=True)}
     kept = {name: value for name, value in event.params.items() if name not in named and name != "affiliate_click_id"}
     query = "&".join(part for part in (target.query, urlencode(kept)) if part)
-    return urlunsplit(target._replace(query=query))
+    return quote(urlunsplit(target._replace(query=query)), safe=_ADDRESS)

@@ -7,30 +7,28 @@ While Redis is away the batches go to the spool; they keep their id, so none is 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+import msgspec
 import redis.asyncio as aioredis
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
-from redis.retry import Retry
 
-from service import keys
 from service.engine.model import Hit
+from service.intake.appender import Appender
 from service.intake.batch import Batch, SpooledBatch
-from service.intake.spool import Spool, SpoolFullError, adopt
-from service.scripts import script_text
+from service.intake.spool import Orphan, Spool, SpoolFullError, orphans
 from service.settings import Settings
 
 log = logging.getLogger("backtrack.intake")
 
-DRAIN_EVERY_S = 0.2
+DRAIN_EVERY_S = 0.2  # how often a journal that is away is asked again
+DRAIN_FIRST_S = 0.1  # how long new hits wait for a spool that drains, so that it drains faster than it fills
+ADOPT_EVERY_S = 1.0
 
 
 class NotStoredError(Exception):
@@ -63,46 +61,54 @@ class RedisJournal:
 
     def __init__(self, settings: Settings, wake: Callable[[list[int]], None]) -> None:
         self._settings = settings
-        self._wake = wake
-        self._keys = keys.partitions(settings.partitions)
         self.writer = f"{int(time.time()):x}-{os.getpid():x}-{secrets.token_hex(4)}"
         self._counter = 0
         self._open: dict[int, Batch] = {}
         self._closed: deque[Batch] = deque()
         self._work = asyncio.Event()
-        self._script = script_text("intake/append")
-        self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
-        self._redis = aioredis.Redis.from_url(
-            settings.journal_url, socket_timeout=settings.journal_timeout_ms / 1000, socket_connect_timeout=1.0,
-            retry=Retry(NoBackoff(), 0), protocol=2,
-        )  # fmt: skip
+        self._appender = Appender(settings, wake)
         self.spool = Spool(settings.spool_path, self.writer, settings.spool_floor_mb)
-        self.away = False
-        self._tasks: list[asyncio.Task[None]] = []
+        self._spool_lock = asyncio.Lock()
+        self._spooled = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._writing: asyncio.Task[None] | None = None
+        self._beside: list[asyncio.Task[None]] = []
         self._stopping = False
 
     @property
     def connection(self) -> aioredis.Redis:
         """The connection, for what else the web process asks of the journal's Redis."""
-        return self._redis
+        return self._appender.connection
+
+    @property
+    def away(self) -> str:
+        """Why the journal takes nothing at the moment, "" if it does."""
+        return self._appender.away
 
     async def start(self) -> None:
-        """Begin to write; spools of dead processes are drained beside."""
-        self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._adopt())]
+        """Begin to write; what waits in spools, our own and those of dead processes, is drained beside."""
+        self._writing = asyncio.create_task(self._write())
+        self._beside = [
+            asyncio.create_task(_again_and_again(self._drain, DRAIN_EVERY_S)),
+            asyncio.create_task(_again_and_again(self._adopt, ADOPT_EVERY_S)),
+        ]
 
     async def stop(self) -> None:
-        """Write what is there, then end."""
+        """Write what is there, then end. What waits in the spool is left for the next process."""
         self._stopping = True
         self._work.set()
-        if self._tasks:
-            await self._tasks[0]
-            for task in self._tasks[1:]:
-                task.cancel()
+        if self._writing is not None:
+            await self._writing
+        for task in self._beside:
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
         self.spool.close()
-        await self._redis.aclose()
+        await self.connection.aclose()
 
     async def append(self, partition: int, hit: Hit) -> None:
         """Store the hit; returns when it is on disk. Raises NotStoredError if it cannot be stored."""
+        if self._stopping:
+            raise NotStoredError
         batch = self._open.get(partition)
         if batch is None or batch.count >= self._settings.batch_hits or batch.bytes >= self._settings.batch_bytes:
             if batch is not None:
@@ -116,18 +122,11 @@ class RedisJournal:
     # writing
 
     async def _write(self) -> None:
-        while True:
+        while not self._stopping:
             await self._work.wait()
             self._work.clear()
-            if self.spool.waiting:
-                await self._drain()
-            batches = self._take()
-            if batches:
+            while batches := self._take():
                 await self._store(batches)
-                if self._open or self._closed:
-                    self._work.set()
-            elif self._stopping:
-                return
 
     def _take(self) -> list[Batch]:
         """At most one batch per partition, in order of arrival; each gets its counter now."""
@@ -146,100 +145,82 @@ class RedisJournal:
 
     async def _store(self, batches: list[Batch]) -> None:
         """Journal first; behind what waits in the spool, and for what did not arrive, the spool."""
-        left = batches if self.spool.waiting else await self._to_redis(batches)
-        lost = left if left and not await self._to_spool(left) else []
-        for batch in batches:
-            batch.stored.set_result(batch not in lost)
-
-    async def _to_redis(self, batches: list[Batch]) -> list[Batch]:
-        """Append the batches in one round trip; returns those that may not have arrived."""
+        lost = batches
         try:
-            answers = await self._append_all(batches)
-            self._note_back()
-        except (TimeoutError, RedisError, OSError) as error:
-            self._note_away(error)
-            return batches
-        left, woken = [], []
-        for batch, answer in zip(batches, answers, strict=True):
-            if isinstance(answer, Exception):
-                self._note_away(answer)
-                left.append(batch)
-            elif answer[2]:
-                woken.append(batch.partition)
-        if woken:
-            self._wake(woken)
-        return left
-
-    async def _append_all(self, batches: list[Batch] | list[SpooledBatch]) -> list[Any]:
-        for _ in range(2):
-            pipeline = self._redis.pipeline(transaction=False)
-            for batch in batches:
-                names = self._keys[batch.partition]
-                pipeline.evalsha(
-                    self._sha, 4, names.journal, names.head, names.writers, names.wake,
-                    batch.writer, batch.counter, *batch.args,
-                )  # fmt: skip
-            answers = await pipeline.execute(raise_on_error=False)
-            if not any(isinstance(answer, NoScriptError) for answer in answers):
-                return list(answers)
-            await self._redis.script_load(self._script)
-        return list(answers)
-
-    def _note_away(self, error: Exception) -> None:
-        if not self.away:
-            self.away = True
-            log.warning("journal away, hits go to the spool %s: %s", self.spool.path, error)
-
-    def _note_back(self) -> None:
-        if self.away:
-            self.away = False
-            log.warning("journal back, spool holds %d batches", len(self.spool))
+            if len(self.spool) and not self.away:
+                await self._let_drain()
+            left = batches if len(self.spool) else await self._appender.append(batches)
+            lost = left if left and not await self._to_spool(left) else []
+        except Exception:  # whoever waits must hear that nothing is promised
+            log.exception("%d hits refused", sum(batch.count for batch in batches))
+        for batch in batches:
+            if not batch.stored.done():
+                batch.stored.set_result(batch not in lost)
 
     # the spool
 
     async def _to_spool(self, batches: list[Batch]) -> bool:
         records = [SpooledBatch(b.partition, b.writer, b.counter, b.args) for b in batches]
         try:
-            await asyncio.to_thread(self.spool.append, records)
+            async with self._spool_lock:
+                self._drained.clear()
+                await asyncio.to_thread(self.spool.append, records)
         except SpoolFullError as error:
             log.error("spool full, %d hits refused: %s", sum(batch.count for batch in batches), error)
             return False
-        if len(self.spool) == len(records):
-            self._tasks.append(asyncio.create_task(self._drain_later()))
+        self._spooled.set()
         return True
+
+    async def _let_drain(self) -> None:
+        try:
+            await asyncio.wait_for(self._drained.wait(), DRAIN_FIRST_S)
+        except TimeoutError:
+            pass
 
     async def _drain(self) -> None:
-        """Append what waits in the spool, in order, as far as the journal takes it."""
-        while self.spool.waiting:
-            if not await self._append_spooled(self.spool.waiting[0]):
+        """Append what waits in the spool, in order, until it is empty or the journal takes no more."""
+        await self._spooled.wait()
+        while len(self.spool):
+            async with self._spool_lock:
+                front = await asyncio.to_thread(self.spool.front)
+            left = await self._appender.append(front)
+            async with self._spool_lock:
+                self.spool.pop(front.index(left[0]) if left else len(front))
+            if left:
                 return
-            self.spool.pop()
+        self._spooled.clear()
+        self._drained.set()
         log.warning("spool drained")
-
-    async def _append_spooled(self, record: SpooledBatch) -> bool:
-        try:
-            (answer,) = await self._append_all([record])
-        except (TimeoutError, RedisError, OSError):
-            return False
-        if isinstance(answer, Exception):
-            return False
-        self._note_back()
-        if answer[2]:
-            self._wake([record.partition])
-        return True
-
-    async def _drain_later(self) -> None:
-        """Wake the writer now and then while batches wait, so that the spool drains without new hits."""
-        while self.spool.waiting and not self._stopping:
-            await asyncio.sleep(DRAIN_EVERY_S)
-            self._work.set()
 
     async def _adopt(self) -> None:
         """Drain the spools that dead processes left."""
-        for path, records, file in adopt(self._settings.spool_path):
-            log.warning("adopting spool %s with %d batches", path, len(records))
-            for record in records:
-                while not await self._append_spooled(record):  # noqa: ASYNC110  (nobody tells when Redis is back)
-                    await asyncio.sleep(DRAIN_EVERY_S)
-            path.unlink(missing_ok=True)
-            file.close()
+        for orphan in orphans(self._settings.spool_path):
+            try:
+                count = await self._append_orphan(orphan)
+                if count is None:
+                    return
+                log.warning("adopted spool %s with %d batches", orphan.path, count)
+            except (OSError, msgspec.DecodeError) as error:
+                log.error("spool %s stays: %s", orphan.path, error)
+            finally:
+                orphan.close()
+
+    async def _append_orphan(self, orphan: Orphan) -> int | None:
+        """Number of its batches, None if the journal does not take them now; what it took already, it takes once."""
+        count = 0
+        for batch in orphan.batches():
+            if await self._appender.append([batch]):
+                return None
+            count += 1
+        orphan.settle()
+        return count
+
+
+async def _again_and_again(work: Callable[[], Coroutine[Any, Any, None]], pause_s: float) -> None:
+    """Do some work for ever; an error is said and does not end it."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("it will be tried again")
+        await asyncio.sleep(pause_s)

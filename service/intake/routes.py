@@ -16,7 +16,7 @@ from litestar.types import Receive, Scope, Send
 from service.engine.model import Event, Hit, Reason, Rejection
 from service.engine.parse import MAX_BODY_BYTES, MAX_QUERY_BYTES, parse
 from service.engine.partition import partition_of
-from service.engine.rulebook import Rulebook
+from service.engine.rulebook import EMPTY, Rulebook
 from service.intake.answers import TEXT, Answer, Header, answer
 from service.intake.ids import new_hit_id
 from service.intake.journal import Journal, NotStoredError
@@ -35,10 +35,10 @@ class Intake:
     def __init__(self, partitions: int) -> None:
         self._partitions = partitions
         self._journal: Journal
-        self._rulebook: Callable[[], Rulebook]
+        self._rulebook: Callable[[], Rulebook | None]
 
-    def connect(self, journal: Journal, rulebook: Callable[[], Rulebook]) -> None:
-        """journal: where hits go. rulebook: gives the rulebook in force."""
+    def connect(self, journal: Journal, rulebook: Callable[[], Rulebook | None]) -> None:
+        """journal: where hits go. rulebook: gives the rulebook in force, None while it is not known."""
         self._journal = journal
         self._rulebook = rulebook
 
@@ -53,11 +53,13 @@ class Intake:
             return
         body, flags = (b"", ()) if method == "GET" else await _read_body(receive)
         hit, accept = _capture(route, scope, body, flags)
-        rulebook = self._rulebook()
+        known = self._rulebook()
+        rulebook = known or EMPTY
         parsed = parse(hit, rulebook)
         if isinstance(parsed, Rejection):
             hit = _refuse(hit, parsed)
-        stored = await self._store(hit, parsed)
+        # without a rulebook every client looks unknown, and a refusal binds: the sender has to come again
+        stored = known is not None and await self._store(hit, parsed)
         if DISCONNECTED not in flags:
             await _send(send, answer(hit, parsed, b"json" in accept, rulebook, stored))
 
@@ -108,7 +110,8 @@ async def _read_body(receive: Receive) -> tuple[bytes, tuple[str, ...]]:
     while True:
         message: Any = await receive()
         if message["type"] == "http.disconnect":
-            return b"".join(parts)[:MAX_BODY_BYTES], (DISCONNECTED,)
+            body = b"".join(parts)
+            return body[:MAX_BODY_BYTES], (DISCONNECTED, *((BODY_CUT,) if size > MAX_BODY_BYTES else ()))
         part = message.get("body", b"")
         if size <= MAX_BODY_BYTES:
             parts.append(part)

@@ -1,23 +1,26 @@
-"""The spool: where batches wait on disk while the journal is away. One file per process, records in order, each fsynced.
+"""The spool: where batches wait on disk while the journal is away. One file per outage and process, records in order.
 
-A record is length (4 bytes), CRC-32 (4 bytes), msgpack of a `SpooledBatch`. A torn last record was never acknowledged
-and is dropped. The file of a dead process is adopted under a lock by the next process that starts.
+A record is length (4 bytes), CRC-32 (4 bytes), msgpack of a `SpooledBatch`. Only the records' places are kept in memory. A
+file appears under its name when it is locked, so nobody ever sees an unlocked one of a living process.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import struct
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
 from service.intake.batch import SpooledBatch
+
+log = logging.getLogger("backtrack.intake")
 
 _HEADER = struct.Struct("<II")
 _encode = msgspec.msgpack.Encoder().encode
@@ -25,84 +28,161 @@ _decode = msgspec.msgpack.Decoder(SpooledBatch).decode
 
 
 class SpoolFullError(Exception):
-    """The disk has too little space left; nothing was written."""
+    """The disk takes nothing more; nothing of what was to be written counts."""
 
 
 class Spool:
-    """Append-only file of one writer, with a lock that says that the writer lives."""
+    """The spool of one writer, with a lock that says that the writer lives. Not for two threads at once."""
 
     def __init__(self, folder: Path, writer: str, floor_mb: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"{writer}.spool"
+        self._folder = folder
+        self._writer = writer
         self._floor_bytes = floor_mb * 1024 * 1024
-        self._file: IO[bytes] | None = None
-        self.waiting: list[SpooledBatch] = []
+        self._number = 0
+        self._file: int | None = None
+        self._end = 0
+        self._waiting: deque[int] = deque()  # where each record starts
 
     def __len__(self) -> int:
-        return len(self.waiting)
+        return len(self._waiting)
 
-    def append(self, batches: list[SpooledBatch]) -> None:
-        """Write batches and fsync. Raises SpoolFullError, and then nothing of them counts."""
-        if shutil.disk_usage(self.path.parent).free < self._floor_bytes:
-            raise SpoolFullError(f"less than {self._floor_bytes // 1024 // 1024} MB free in {self.path.parent}")
-        file = self._open()
-        start = file.tell()
+    @property
+    def path(self) -> Path:
+        """The file; it exists while something waits."""
+        return self._folder / f"{self._writer}-{self._number}.spool"
+
+    def check_room(self) -> None:
+        """Raises SpoolFullError below the floor of free space."""
         try:
-            for batch in batches:
-                data = _encode(batch)
-                file.write(_HEADER.pack(len(data), zlib.crc32(data)) + data)
-            file.flush()
-            os.fsync(file.fileno())
+            free = shutil.disk_usage(self._folder).free
         except OSError as error:
-            file.seek(start)
-            file.truncate()
-            raise SpoolFullError(f"{self.path} cannot be written: {error}") from error
-        self.waiting += batches
+            raise SpoolFullError(f"{self._folder} cannot be used: {error}") from error
+        if free < self._floor_bytes:
+            raise SpoolFullError(f"less than {self._floor_bytes // 1024 // 1024} MB free in {self._folder}")
 
-    def pop(self) -> None:
-        """Forget the first batch: the journal has it. The file goes when the last one is gone; until then a batch that
-        is appended again keeps its id, so the journal drops it."""
-        del self.waiting[0]
-        if not self.waiting:
+    def append(self, batches: Iterable[SpooledBatch]) -> None:
+        """Write batches and fsync. Raises SpoolFullError, and then nothing of them counts."""
+        self.check_room()
+        places, data = [], bytearray()
+        for batch in batches:
+            record = _encode(batch)
+            places.append(self._end + len(data))
+            data += _HEADER.pack(len(record), zlib.crc32(record)) + record
+        try:
+            file = self._open()
+            os.ftruncate(file, self._end)  # what an earlier write that failed may have left
+            _write_all(file, data, self._end)
+            os.fsync(file)
+        except OSError as error:
+            raise SpoolFullError(f"{self.path} cannot be written: {error}") from error
+        self._end += len(data)
+        self._waiting.extend(places)
+
+    def front(self) -> list[SpooledBatch]:
+        """The first batches that wait, at most one per partition: the order of a partition must not depend on one round
+        trip. Raises OSError if they cannot be read back."""
+        found: dict[int, SpooledBatch] = {}
+        for place in self._waiting:
+            batch = self._read(place)
+            if batch.partition in found:
+                break
+            found[batch.partition] = batch
+        return list(found.values())
+
+    def pop(self, count: int) -> None:
+        """Forget the first batches: the journal has them. The file goes when the last one is gone; until then a batch
+        that is appended again keeps its id, so the journal drops it."""
+        for _ in range(count):
+            self._waiting.popleft()
+        if not self._waiting:
             self.close()
 
     def close(self) -> None:
         """Remove the file if nothing waits in it, else leave it for the next process."""
         if self._file is not None:
-            if not self.waiting:
+            if not self._waiting:
                 self.path.unlink(missing_ok=True)
-            self._file.close()
-            self._file = None
+            os.close(self._file)
+            self._file, self._end = None, 0
+            self._waiting.clear()
 
-    def _open(self) -> IO[bytes]:
+    def _read(self, place: int) -> SpooledBatch:
+        assert self._file is not None
+        length, checksum = _HEADER.unpack(os.pread(self._file, _HEADER.size, place))
+        record = os.pread(self._file, length, place + _HEADER.size)
+        if zlib.crc32(record) != checksum:
+            raise OSError(f"{self.path}: the record at byte {place} cannot be read back")
+        return _decode(record)
+
+    def _open(self) -> int:
         if self._file is None:
-            self._file = self.path.open("a+b")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _fsync_folder(self.path.parent)
+            self._number += 1  # never a name twice: somebody may still be about to remove the last one
+            hidden = self.path.with_suffix(".new")
+            file = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                hidden.rename(self.path)
+                _fsync_folder(self._folder)
+            except OSError:
+                os.close(file)
+                raise
+            self._file = file
         return self._file
 
 
-def adopt(folder: Path) -> Iterator[tuple[Path, list[SpooledBatch], IO[bytes]]]:
-    """Spools of dead processes: path, batches in order, and the locked file, to be closed by the caller."""
+class Orphan:
+    """A spool whose process is dead, locked by us."""
+
+    def __init__(self, path: Path, file: int) -> None:
+        self.path = path
+        self._file = file
+        self._read_to = 0
+
+    def batches(self) -> Iterator[SpooledBatch]:
+        """Whole records from the start; ends at the first torn one."""
+        while len(header := os.pread(self._file, _HEADER.size, self._read_to)) == _HEADER.size:
+            length, checksum = _HEADER.unpack(header)
+            record = os.pread(self._file, length, self._read_to + _HEADER.size)
+            if not record or len(record) < length or zlib.crc32(record) != checksum:
+                return
+            yield _decode(record)
+            self._read_to += _HEADER.size + length
+
+    def settle(self) -> None:
+        """The journal has all batches: remove the file. A torn end was never acknowledged; it is kept aside."""
+        left = os.fstat(self._file).st_size - self._read_to
+        if left:
+            aside = self.path.with_suffix(".torn")
+            log.warning("%s: %d bytes at the end are no whole record, kept as %s", self.path, left, aside)
+            self.path.rename(aside)
+        self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        os.close(self._file)
+
+
+def orphans(folder: Path) -> Iterator[Orphan]:
+    """The spools of dead processes, one at a time. Each must be closed."""
     for path in sorted(folder.glob("*.spool")):
-        file = path.open("r+b")
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue  # somebody else has settled it
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            file.close()
+            os.close(file)  # its process lives
             continue
-        yield path, list(read(file)), file
+        yield Orphan(path, file)
 
 
-def read(file: IO[bytes]) -> Iterator[SpooledBatch]:
-    """Whole records from the start of the file; ends at the first torn one."""
-    file.seek(0)
-    while len(header := file.read(_HEADER.size)) == _HEADER.size:
-        length, checksum = _HEADER.unpack(header)
-        data = file.read(length)
-        if len(data) < length or zlib.crc32(data) != checksum:
-            return
-        yield _decode(data)
+def _write_all(file: int, data: bytearray, place: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file, view, place)
+        view, place = view[written:], place + written
 
 
 def _fsync_folder(folder: Path) -> None:
