@@ -32,7 +32,7 @@ def publish(connection: redis.Redis, partitions: int, tables_root: Path, text: s
     places = keys.partitions(partitions)
     names = [keys.RULEBOOK, keys.RULEBOOKS]
     for place in places:
-        names += [place.journal, place.head, place.wake]
+        names += [place.journal, place.head]
     Script(connection, "tracking/publish")(names, [rulebook.id, text])
     return rulebook.id, True
 

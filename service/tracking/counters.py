@@ -1,7 +1,8 @@
 """Counters per client, affiliate, trigger, event and hour. Integers only; money in the minor unit of its currency.
 
 Field: hour, client, affiliate, trigger, event, measure, joined by the unit separator. Measures: `accepted`,
-`rejected:REASON`, `duplicate`, `engine_error` (trigger ""), `fired`, `stopped:STAGE`, `payout:CURRENCY` (of a trigger).
+`rejected:REASON`, `duplicate`, `engine_error` (trigger ""), `fired`, `stopped:STAGE`, `payout:CURRENCY` (of a trigger);
+`payout_over:CURRENCY` counts the payouts beyond MAX_PAYOUT, which are no money and would overflow the sum.
 Tests are not counted here. The counters can be recomputed from the decisions at any time, which is how they are proved.
 """
 
@@ -14,6 +15,7 @@ from service.engine.templates import iso_time
 from service.engine.triggers import minor_units
 
 SEPARATOR = "\x1f"
+MAX_PAYOUT = 10**12  # minor units; 9 million of them fit into a counter
 FIELDS = ("hour", "client", "affiliate", "trigger", "event", "measure")
 
 
@@ -34,12 +36,17 @@ def _of(outcome: Outcome) -> Iterable[tuple[str, int]]:
     verdict = f"rejected:{outcome.reason}" if rejected else outcome.verdict
     # a rejected hit may name any event it likes: counting by it would let strangers fill the memory
     event = "" if rejected else outcome.event
-    affiliate = "" if rejected else outcome.affiliate
+    affiliate = "" if rejected else outcome.affiliate.replace(SEPARATOR, " ")
     yield SEPARATOR.join((hour, outcome.client, affiliate, "", event, verdict)), 1
     for firing in outcome.fired:
         place = (hour, outcome.client, affiliate, firing.trigger, event)
         yield SEPARATOR.join((*place, "fired")), 1
         if firing.payout:
-            yield SEPARATOR.join((*place, f"payout:{firing.currency}")), minor_units(firing.payout, firing.currency)
+            measure, amount = _payout(minor_units(firing.payout, firing.currency), firing.currency)
+            yield SEPARATOR.join((*place, measure)), amount
     for trigger, stage in outcome.not_fired.items():
         yield SEPARATOR.join((hour, outcome.client, affiliate, trigger, event, f"stopped:{stage}")), 1
+
+
+def _payout(amount: int, currency: str) -> tuple[str, int]:
+    return (f"payout:{currency}", amount) if abs(amount) <= MAX_PAYOUT else (f"payout_over:{currency}", 1)

@@ -47,6 +47,7 @@ class Tracker:
         self._commit = Script(connection, "tracking/commit")
         self._acquire = Script(connection, "tracking/acquire")
         self._release = Script(connection, "tracking/release")
+        self._hold = Script(connection, "tracking/hold")
         self._fence = 0
         self._epoch = 0
         self._seq = 0
@@ -61,7 +62,7 @@ class Tracker:
         while time.monotonic() - started < MAX_TURN_S and not self._stopping():
             entries = self._read(block_ms=0) or self._linger()
             if entries:
-                for run in _runs(entries):
+                for run in _runs(entries, self._settings.batch_bytes):
                     self._decide(run)
             elif self._give_back():
                 return False
@@ -88,9 +89,7 @@ class Tracker:
 
     def _drop_lease(self) -> None:
         """Let a successor in although there is work left."""
-        current: Any = self._redis.get(self._place.lease)
-        if int(current or 0) == self._fence:
-            self._redis.delete(self._place.lease)
+        self._hold([self._place.fence, self._place.lease], [self._fence, 0])
 
     # reading
 
@@ -114,10 +113,8 @@ class Tracker:
         return []
 
     def _renew(self) -> None:
-        current: Any = self._redis.get(self._place.fence)
-        if int(current or 0) != self._fence:
-            raise FencedError
-        self._redis.set(self._place.lease, self._fence, px=self._settings.lease_ms)
+        if not self._hold([self._place.fence, self._place.lease], [self._fence, self._settings.lease_ms]):
+            raise FencedError("it took too long to come back")
 
     def _entry(self, item_id: bytes, fields: dict[bytes, bytes]) -> Entry:
         epoch, _, seq = item_id.decode().partition("-")
@@ -160,12 +157,16 @@ class Tracker:
                 log.error("engine error at partition %d seq %d: %s", self._place.number, outcome.seq, outcome.detail)
 
 
-def _runs(entries: list[Entry]) -> list[list[Entry]]:
-    """Entries cut at every rulebook, which stands alone."""
+def _runs(entries: list[Entry], most_bytes: int) -> list[list[Entry]]:
+    """Entries cut at every rulebook, which stands alone, and where a commit would become too large."""
     runs: list[list[Entry]] = []
+    size = 0
     for entry in entries:
-        if entry.hit is None or not runs or runs[-1][-1].hit is None:
+        own = 0 if entry.hit is None else len(entry.hit.query) + len(entry.hit.body)
+        if entry.hit is None or not runs or runs[-1][-1].hit is None or size + own > most_bytes:
             runs.append([entry])
+            size = own
         else:
             runs[-1].append(entry)
+            size += own
     return runs
