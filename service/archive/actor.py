@@ -10,6 +10,7 @@ from typing import Any
 
 import dramatiq
 import redis
+from deltalake.exceptions import DeltaError
 
 from service import keys
 from service.archive.tables import TableError
@@ -23,6 +24,7 @@ log = logging.getLogger("backtrack.archive")
 TURN_S = 300.0
 LEASE_MS = 4_000
 STEP_S = 0.1
+STAND_STILL_S = 3.0  # below the lease
 
 
 def register(broker: dramatiq.Broker, settings: Settings, stopping: Callable[[], bool]) -> None:
@@ -35,9 +37,9 @@ def register(broker: dramatiq.Broker, settings: Settings, stopping: Callable[[],
             return
         try:
             _work(connection, settings, token, stopping)
-        except (TableError, GapError) as error:
+        except (TableError, GapError, DeltaError) as error:
             log.error("the archive stands still: %s", error)
-            time.sleep(1)
+            _pause(STAND_STILL_S, stopping)
         except (redis.RedisError, OSError) as error:
             if not is_away(error):
                 raise
@@ -58,8 +60,14 @@ def _work(connection: redis.Redis, settings: Settings, token: str, stopping: Cal
         connection.pexpire(keys.ARCHIVE_LEASE, LEASE_MS)
         started = time.monotonic()
         archiver.round()
-        while time.monotonic() - started < settings.archive_ms / 1000 and not stopping():
-            time.sleep(STEP_S)
+        _pause(started + settings.archive_ms / 1000 - time.monotonic(), stopping)
+
+
+def _pause(seconds: float, stopping: Callable[[], bool]) -> None:
+    """Wait, but not past the end of the process."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0 and not stopping():
+        time.sleep(min(left, STEP_S))
 
 
 def _release(connection: redis.Redis, token: str) -> None:

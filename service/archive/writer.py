@@ -45,11 +45,13 @@ class GapError(Exception):
 class Stream(msgspec.Struct, frozen=True):
     """One kind of stream and its table.
 
-    key: of a partition's stream. row: of an item, from partition and the two parts of its id.
+    key: of a partition's stream. end: key and field that hold the number of its last item. row: of an item, from partition
+    and the two parts of its id.
     """
 
     table: str
     key: Callable[[Partition], str]
+    end: Callable[[Partition], tuple[str, str]]
     row: Callable[[int, int, int, Fields], Row]
 
 
@@ -62,13 +64,32 @@ def _hits(partition: int, epoch: int, seq: int, fields: Fields) -> Row:
 
 # in the order of their appends: a decision comes after its postbacks, so a reader never sees a firing without them
 STREAMS = (
-    Stream("hits", lambda place: place.journal, _hits),
-    Stream("postbacks", lambda p: p.postbacks, lambda part, _, n, f: postback_row(part, n, _postback(f[b"p"]))),
-    Stream("attempts", lambda p: p.attempts, lambda part, _, n, f: attempt_row(part, n, _attempt(f[b"a"]))),
-    Stream("decisions", lambda p: p.decisions, lambda part, epoch, _, f: decision_row(part, epoch, _outcome(f[b"d"]))),
-)
-BY_SEQ = frozenset({"hits", "decisions"})
+    Stream("hits", lambda p: p.journal, lambda p: (p.head, "seq"), _hits),
+    Stream(
+        "postbacks", lambda p: p.postbacks, lambda p: (p.head, "postbacks"),
+        lambda part, _, n, f: postback_row(part, n, _postback(f[b"p"])),
+    ),
+    Stream(
+        "attempts", lambda p: p.attempts, lambda p: (p.head, "attempts"),
+        lambda part, _, n, f: attempt_row(part, n, _attempt(f[b"a"])),
+    ),
+    Stream(
+        "decisions", lambda p: p.decisions, lambda p: (p.tracked, "seq"),
+        lambda part, epoch, _, f: decision_row(part, epoch, _outcome(f[b"d"])),
+    ),
+)  # fmt: skip
 CONTIGUOUS = frozenset({"hits", "postbacks", "attempts"})  # decisions skip the numbers of rulebook entries
+
+
+class Table:
+    """A table as it was after our last append, and how far each partition has come in it: epoch and number."""
+
+    def __init__(self, root: Path, name: str, partitions: int) -> None:
+        tables.create(root, name)
+        handle = tables.open_table(root, name)
+        assert handle is not None
+        self.handle: DeltaTable = handle
+        self.done = [(1, handle.transaction_version(app_id(name, number)) or 0) for number in range(partitions)]
 
 
 class Archiver:
@@ -79,12 +100,14 @@ class Archiver:
         self._root = root
         self._places = keys.partitions(partitions)
         self._rows = rows
-        self._handles: dict[str, DeltaTable] = {}
+        self._tables: dict[str, Table] = {}
+        self._noted = False
 
     def round(self) -> int:
         """Appends to each table what is new, then trims what is safe. Returns the number of rows written.
 
-        Decisions are taken up to where tracking was at the start: their postbacks are in the streams by then.
+        Decisions are taken up to where tracking was at the start: their postbacks are in the streams by then. Raises
+        GapError, TableError, and CommitFailedError where other writers win again and again; no later table is touched then.
         """
         decided = self._tracked()
         written = 0
@@ -93,7 +116,8 @@ class Archiver:
                 written += rows
                 if rows < self._rows:
                     break
-        if written:
+        if written or not self._noted:
+            self._note()
             self._trim(decided)
         return written
 
@@ -105,66 +129,76 @@ class Archiver:
         return [(int(epoch or 1), int(seq or 0)) for epoch, seq in pipeline.execute()]
 
     def _append(self, stream: Stream, decided: list[tuple[int, int]]) -> int:
-        for attempt in range(TRIES):
-            handle = self._handle(stream.table)
-            rows, reached = self._collect(stream, handle, decided)
-            if not rows:
-                return 0
+        """Number of rows appended. What was known of the table may be old, so it is read anew before anything is wrong."""
+        for tries_left in reversed(range(TRIES)):
+            fresh = stream.table not in self._tables
+            known = self._table(stream.table)
             try:
-                tables.append(self._root, stream.table, table(stream.table, rows), handle, reached)
-            except CommitFailedError as error:
-                log.warning("%s: another writer was faster (%d): %s", stream.table, attempt + 1, error)
-                self._handles.pop(stream.table, None)
+                rows, reached = self._collect(stream, known, decided)
+                if rows:
+                    transactions = {app_id(stream.table, part): number for part, (_, number) in reached.items()}
+                    tables.append(self._root, stream.table, table(stream.table, rows), known.handle, transactions)
+            except (CommitFailedError, GapError) as error:
+                del self._tables[stream.table]
+                self._noted = False
+                if not tries_left or (fresh and isinstance(error, GapError)):
+                    raise
+                log.warning("%s: another writer was faster: %s", stream.table, error)
                 continue
-            self._note(reached)
+            for part, place in reached.items():
+                known.done[part] = place
             return len(rows)
-        return 0
+        raise AssertionError
 
-    def _handle(self, name: str) -> DeltaTable:
-        """The table as it is after our last append; a commit of somebody else shows as a conflict."""
-        handle = self._handles.get(name)
-        if handle is None:
-            tables.create(self._root, name)
-            handle = tables.open_table(self._root, name)
-            assert handle is not None
-            self._handles[name] = handle
-        return handle
+    def _table(self, name: str) -> Table:
+        if name not in self._tables:
+            self._tables[name] = Table(self._root, name, len(self._places))
+        return self._tables[name]
 
     def _collect(
-        self, stream: Stream, handle: DeltaTable, decided: list[tuple[int, int]]
-    ) -> tuple[list[Row], dict[str, int]]:
-        """New rows of all partitions, and how far they reach."""
-        done = [handle.transaction_version(app_id(stream.table, place.number)) or 0 for place in self._places]
+        self, stream: Stream, known: Table, decided: list[tuple[int, int]]
+    ) -> tuple[list[Row], dict[int, tuple[int, int]]]:
+        """New rows of all partitions, and the id that each partition reaches with them."""
         pipeline = self._redis.pipeline(transaction=False)
-        for place, last, (epoch, seq) in zip(self._places, done, decided, strict=True):
+        for place, (_, last), (epoch, seq) in zip(self._places, known.done, decided, strict=True):
             end = f"{epoch}-{seq}" if stream.table == "decisions" else "+"
+            pipeline.hget(*stream.end(place))
             pipeline.xrange(stream.key(place), min=f"1-{last + 1}", max=end, count=self._rows)
+        found = pipeline.execute()
         rows: list[Row] = []
-        reached: dict[str, int] = {}
-        for place, last, items in zip(self._places, done, pipeline.execute(), strict=True):
+        reached: dict[int, tuple[int, int]] = {}
+        for place, (_, last), end, items in zip(self._places, known.done, found[0::2], found[1::2], strict=True):
+            _check_not_lost(stream.table, place.number, last, int(end or 0))
             new = [item for item in ((_place_of(i), f) for i, f in items) if item[0][1] > last]
             if not new:
                 continue
             if stream.table in CONTIGUOUS:
                 _check_contiguous(stream.table, place.number, last, [number for (_, number), _ in new])
             rows += [stream.row(place.number, epoch, number, fields) for (epoch, number), fields in new]
-            reached[app_id(stream.table, place.number)] = new[-1][0][1]
+            reached[place.number] = new[-1][0]
         return rows, reached
 
-    def _note(self, reached: dict[str, int]) -> None:
-        self._redis.hset(keys.ARCHIVED, mapping={app: str(number) for app, number in reached.items()})
+    def _note(self) -> None:
+        """Say in Redis how far the tables are, for whoever wants to know without opening them."""
+        reached: dict[Any, Any] = {
+            app_id(name, number): str(last)
+            for name, known in self._tables.items()
+            for number, (_, last) in enumerate(known.done)
+            if last
+        }
+        if reached:
+            self._redis.hset(keys.ARCHIVED, mapping=reached)
+        self._noted = True
 
     def _trim(self, decided: list[tuple[int, int]]) -> None:
         """The journal behind tracking and archive, the other streams behind the archive; never beyond."""
-        archived: Any = self._redis.hgetall(keys.ARCHIVED)
-        reached = {app.decode(): int(number) for app, number in archived.items()}
         pipeline = self._redis.pipeline(transaction=False)
-        for place, (epoch, seq) in zip(self._places, decided, strict=True):
+        for place, tracked in zip(self._places, decided, strict=True):
             for stream in STREAMS:
-                number = reached.get(app_id(stream.table, place.number), 0)
-                number = min(number, seq) if stream.table == "hits" else number
-                first = epoch if stream.table in BY_SEQ else 1
-                pipeline.xtrim(stream.key(place), minid=f"{first}-{number + 1}", approximate=True)
+                reached = self._table(stream.table).done[place.number]
+                epoch, number = min(reached, tracked, key=lambda at: at[1]) if stream.table == "hits" else reached
+                if number:
+                    pipeline.xtrim(stream.key(place), minid=f"{epoch}-{number + 1}", approximate=True)
         pipeline.execute()
 
 
@@ -181,3 +215,11 @@ def _place_of(item_id: bytes) -> tuple[int, int]:
 def _check_contiguous(name: str, partition: int, last: int, numbers: Sequence[int]) -> None:
     if numbers[0] != last + 1 or numbers[-1] - numbers[0] != len(numbers) - 1:
         raise GapError(f"{name}, partition {partition}: the table ends at {last}, the stream goes on at {numbers[0]}")
+
+
+def _check_not_lost(name: str, partition: int, last: int, end: int) -> None:
+    if end < last:
+        raise GapError(
+            f"{name}, partition {partition}: the table ends at {last}, the stream at {end}; "
+            "the journal's Redis has lost data, restore its append-only file"
+        )
