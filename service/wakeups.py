@@ -10,6 +10,7 @@ import dramatiq
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import TimeLimit
 
+from service.servers import client
 from service.settings import Settings
 
 log = logging.getLogger("backtrack.wakeups")
@@ -23,7 +24,7 @@ TIME_LIMIT_MS = 600_000
 def make_broker(settings: Settings) -> RedisBroker:
     """The broker. A worker's death is noticed within seconds: every poll does the maintenance, heartbeats are short."""
     return RedisBroker(
-        url=settings.broker_url,
+        client=client(settings.broker_url),  # with time limits: a broker that hangs must hold up nobody
         namespace="backtrack",
         maintenance_chance=1_000_000,
         heartbeat_timeout=2_000,

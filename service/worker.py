@@ -7,27 +7,35 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 
+import dramatiq
 import redis
 from dramatiq import Worker
 
 from service import keys
 from service.archive import actor as archive_actor
+from service.archive import tables
 from service.delivery import actor as delivery_actor
-from service.servers import check_broker, check_journal, client, is_away
-from service.settings import Settings
+from service.servers import check_broker, check_journal, client
+from service.settings import Settings, make_writable
 from service.tracking import actor as tracking_actor
 from service.wakeups import ARCHIVE, DELIVERY, QUEUES, TRACKING, WORKER_TIMEOUT_MS, Wakeups, make_broker
 
 log = logging.getLogger("backtrack.worker")
 
 STOP_TIMEOUT_MS = 25_000
+THREAD_TIMEOUT_S = 0.5
 
 
 def run(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
-    """Work until SIGTERM or SIGINT, then finish what is under way. Raises ServerError if a server cannot be used."""
+    """Work until SIGTERM or SIGINT, then finish what is under way.
+
+    Raises ServerError for a server, SettingsError for a folder and TableError for a table that cannot be used.
+    """
     check_journal(settings.journal_url, settings.partitions).close()
     check_broker(settings.broker_url).close()
-    settings.tables_path.mkdir(parents=True, exist_ok=True)
+    make_writable(settings.tables_path)
+    for name in tables.TABLES:
+        tables.open_table(settings.tables_path, name)
     stopping = threading.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, lambda *_: stopping.set())
@@ -36,17 +44,30 @@ def run(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
     tracking_actor.register(broker, settings, wakeups, stopping.is_set)
     delivering = delivery_actor.register(broker, settings, stopping.is_set)
     archive_actor.register(broker, settings, stopping.is_set)
+    worker = start(broker, settings, queues)
+    log.info("worker ready: %s", ", ".join(queues))
+    if settings.allow_addresses:
+        log.warning("postbacks may go to internal addresses in %s", settings.allow_addresses)
+    try:
+        reconcile(settings, wakeups, queues, delivering, stopping)
+    finally:
+        stopping.set()
+        worker.stop(timeout=STOP_TIMEOUT_MS)
+        broker.close()
+    log.info("worker ended")
+
+
+def start(broker: dramatiq.Broker, settings: Settings, queues: Sequence[str]) -> Worker:
+    """The threads that take messages. Made to rest well: nobody sends delayed messages, so nobody looks for them; a thread
+    that waits for a message is told when one comes, so only the pollers have to wake often."""
+    broker.delay_queues.clear()
     worker = Worker(
         broker, queues=set(queues), worker_timeout=WORKER_TIMEOUT_MS, worker_threads=settings.worker_threads
     )
     worker.start()
-    log.info("worker ready: %s", ", ".join(queues))
-    if settings.allow_addresses:
-        log.warning("postbacks may go to internal addresses in %s", settings.allow_addresses)
-    reconcile(settings, wakeups, queues, delivering, stopping)
-    worker.stop(timeout=STOP_TIMEOUT_MS)
-    broker.close()
-    log.info("worker ended")
+    for thread in worker.workers:
+        thread.timeout = THREAD_TIMEOUT_S
+    return worker
 
 
 def reconcile(
@@ -58,7 +79,7 @@ def reconcile(
 ) -> None:
     """Look again and again for work that nobody was woken for: lost messages, dead actors, a broker that forgot."""
     connection = client(settings.journal_url)
-    away = False
+    complaint = ""
     while not stopping.is_set():
         try:
             if TRACKING in queues:
@@ -67,13 +88,11 @@ def reconcile(
                 wakeups.deliver()
             if ARCHIVE in queues and not connection.exists(keys.ARCHIVE_LEASE):
                 wakeups.archive()
-            away = False
-        except (redis.RedisError, OSError) as error:
-            if not is_away(error):
-                raise
-            if not away:
+            complaint = ""
+        except (redis.RedisError, OSError) as error:  # whatever it is, the worker must not end over it
+            if not complaint:
                 log.warning("the reconciler waits for the journal: %s", error)
-            away = True
+            complaint = str(error)
         stopping.wait(settings.reconcile_ms / 1000)
 
 
