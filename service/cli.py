@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import redis
 
 from service.archive.tables import TableError
 from service.engine import RulebookError
@@ -38,6 +39,10 @@ LATE = {
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
+class InputError(Exception):
+    """Something a person gave cannot be used. One line that names the thing, the value and the remedy."""
+
+
 class LateGroup(click.Group):
     """A group whose commands are partly loaded when they are called."""
 
@@ -46,15 +51,27 @@ class LateGroup(click.Group):
         return sorted({*super().list_commands(ctx), *LATE})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of a name."""
+        """The command of a name; where its packages are not installed, one that says which."""
         if cmd_name not in LATE:
             return super().get_command(ctx, cmd_name)
         module, attribute = LATE[cmd_name]
         try:
             command: click.Command = getattr(importlib.import_module(module), attribute)
-        except ImportError as error:
-            raise click.ClickException(f"`{cmd_name}` needs {error.name}; install backtrack[lab]") from None
+        except ModuleNotFoundError as error:
+            return _missing(cmd_name, error.name or "")
         return command
+
+
+def _missing(name: str, package: str) -> click.Command:
+    def say(**_: Any) -> None:
+        click.echo(f"`backtrack {name}` needs the package {package}; install backtrack[lab]", err=True)
+        sys.exit(2)
+
+    hidden = {"ignore_unknown_options": True, "help_option_names": []}
+    return click.Command(
+        name, context_settings=hidden, params=[click.Argument(["rest"], nargs=-1, type=click.UNPROCESSED)], callback=say,
+        help="Not installed: needs backtrack[lab].", add_help_option=False,
+    )  # fmt: skip
 
 
 def one_line_errors(command: _Command) -> _Command:
@@ -64,9 +81,18 @@ def one_line_errors(command: _Command) -> _Command:
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except (ServerError, SettingsError, RulebookError, TableError) as error:
-            click.echo(str(error), err=True)
-            sys.exit(2)
+        except (InputError, ServerError, SettingsError, RulebookError, TableError) as error:
+            message = str(error)
+        except redis.RedisError as error:
+            message = f"the journal went away in the middle of the work ({error}); run it again when it is back"
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            if not error.filename:
+                raise
+            message = f"{error.filename} cannot be used: {error.strerror}; check the path and its rights"
+        click.echo(message, err=True)
+        sys.exit(2)
 
     return guarded  # type: ignore[return-value]
 
@@ -111,7 +137,7 @@ def worker(queues: str) -> None:
     chosen = [queue.strip() for queue in queues.split(",")]
     for queue in chosen:
         if queue not in QUEUES:
-            raise click.UsageError(f"there is no queue {queue!r}; known are {', '.join(QUEUES)}")
+            raise InputError(f"--queues {queue!r}: there is no such queue; known are {', '.join(QUEUES)}")
     log_to_stderr()
     process.run(settings_of(), chosen)
 
@@ -120,20 +146,22 @@ def worker(queues: str) -> None:
 @click.option("--var", type=click.Path(path_type=Path), help="Folder for everything that is kept.")
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on.")
-@click.option("--rules", type=click.Path(path_type=Path, exists=True), help="Rulebook to publish at the start.")
+@click.option("--rules", type=click.Path(path_type=Path), help="Rulebook to publish at the start.")
 @click.option(
     "--embedded/--no-embedded", default=True, help="Start the two Redis servers too, or use those of the settings."
 )
 @one_line_errors
 def up(var: Path | None, host: str | None, port: int | None, rules: Path | None, embedded: bool) -> None:
     """Run web, worker and an embedded Redis on this machine."""
+    from service.rules_commands import read_rules
     from service.supervisor import Up
 
     log_to_stderr()
     settings = settings_of(var=var, host=host, port=port)
+    rulebook = read_rules(rules) if rules is not None else None
     with Up(settings, embedded) as running:
-        if rules is not None:
-            running.publish(rules.read_text(), str(rules))
+        if rulebook is not None:
+            running.publish(rulebook.text, str(rules))
         _say_where(settings)
         running.run()
 
@@ -154,9 +182,9 @@ def _say_where(settings: Settings) -> None:
 def lab(folder: Path, ip: str, port: int, browser: bool) -> None:
     """Open JupyterLab on the notebooks."""
     if not folder.is_dir():
-        raise click.UsageError(f"there is no folder {folder}")
+        raise InputError(f"{folder} is no folder; name the one with the notebooks, such as notebooks")
     if importlib.util.find_spec("jupyterlab") is None:
-        raise click.ClickException("`lab` needs jupyterlab; install backtrack[lab]")
+        raise InputError("`backtrack lab` needs the package jupyterlab; install backtrack[lab]")
     arguments = [f"--ip={ip}", f"--port={port}", f"--notebook-dir={folder}"]
     if not browser:
         arguments.append("--no-browser")

@@ -15,6 +15,7 @@ from rich.table import Table
 from service import keys
 from service.archive import tables
 from service.archive.schemas import outcome_of
+from service.backlog import backlog
 from service.cli import one_line_errors, settings_of
 from service.servers import check_journal
 from service.settings import Settings
@@ -34,21 +35,32 @@ def counts_command(recount: bool, as_json: bool) -> None:
     settings = settings_of()
     connection = check_journal(settings.journal_url, settings.partitions)
     live = read_counts(connection, settings.partitions)
-    different = {}
-    if recount:
-        proved = recounted(settings)
-        different = {
-            field: {"live": live.get(field, 0), "recounted": proved.get(field, 0)}
-            for field in sorted(live.keys() | proved.keys())
-            if live.get(field, 0) != proved.get(field, 0)
-        }
+    different = compared(live, recounted(settings)) if recount else {}
+    look = backlog(connection, settings.partitions)
+    behind = look.to_decide + look.to_archive if recount else 0
     if as_json:
-        rows = [dict(zip(FIELDS, field.split(SEPARATOR), strict=True)) | {"n": n} for field, n in sorted(live.items())]
-        shown = [dict(zip(FIELDS, field.split(SEPARATOR), strict=True)) | pair for field, pair in different.items()]
-        click.echo(msgspec.json.encode({"counts": rows, "recounted": recount, "differences": shown}).decode())
+        document = {
+            "counts": [named(field) | {"n": n} for field, n in sorted(live.items())], "recounted": recount,
+            "differences": [named(field) | pair for field, pair in different.items()], "behind": behind,
+        }  # fmt: skip
+        click.echo(msgspec.json.encode(document).decode())
     else:
-        _show(live, recount, different)
+        _show(live, recount, different, behind)
     sys.exit(1 if different else 0)
+
+
+def compared(live: dict[str, int], proved: dict[str, int]) -> dict[str, dict[str, int]]:
+    """The counters that differ, with both values."""
+    return {
+        field: {"live": live.get(field, 0), "recounted": proved.get(field, 0)}
+        for field in sorted(live.keys() | proved.keys())
+        if live.get(field, 0) != proved.get(field, 0)
+    }
+
+
+def named(field: str) -> dict[str, Any]:
+    """The parts of a counter's field by their names."""
+    return dict(zip(FIELDS, field.split(SEPARATOR), strict=True))
 
 
 def read_counts(connection: redis.Redis, partitions: int) -> dict[str, int]:
@@ -70,16 +82,20 @@ def recounted(settings: Settings) -> dict[str, int]:
     return dict(total)
 
 
-def _show(live: dict[str, int], recount: bool, different: dict[str, Any]) -> None:
-    console = Console()
+def _show(live: dict[str, int], recount: bool, different: dict[str, dict[str, int]], behind: int) -> None:
+    console = Console(soft_wrap=True)
     table = Table(*FIELDS, "n")
     for field, n in sorted(live.items()):
         table.add_row(*field.split(SEPARATOR), f"{n:,}")
     console.print(table)
-    if recount:
-        verdict = (
-            f"{len(different)} counters differ" if different else "the decisions in the tables give the same counters"
-        )
-        console.print(verdict)
+    if not recount:
+        return
+    if not different:
+        console.print("the decisions in the tables give the same counters")
+        return
+    console.print(f"{len(different)} counters differ from the decisions in the tables")
     for field, pair in different.items():
-        console.print(f"  {' / '.join(field.split(SEPARATOR))}: live {pair['live']}, recounted {pair['recounted']}")
+        place = " / ".join(part or "-" for part in field.split(SEPARATOR))
+        console.print(f"  {place}: live {pair['live']}, recounted {pair['recounted']}", markup=False)
+    if behind:
+        console.print(f"the tables are {behind} rows behind; when they have caught up, run it again")

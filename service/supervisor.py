@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import signal
@@ -13,13 +14,23 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
 from service.processes import die_with_parent
 from service.rulebooks import publish
-from service.servers import ServerError, check_broker, check_journal, port_is_free, server_command, start_server
+from service.servers import (
+    ServerError,
+    address,
+    check_broker,
+    check_journal,
+    port_is_free,
+    server_command,
+    start_server,
+)
 from service.settings import Settings, make_writable
+from service.web import check_listen
 
 log = logging.getLogger("backtrack.up")
 
@@ -53,6 +64,7 @@ class Up:
         self.children: dict[str, Child] = {}
         self._stopping = threading.Event()
         self._lock = threading.Lock()
+        self._claim: int | None = None
 
     def __enter__(self) -> Up:
         try:
@@ -68,8 +80,8 @@ class Up:
     def _start(self) -> None:
         settings = self.settings
         make_writable(settings.var)
-        if not port_is_free(settings.host, settings.port):
-            raise ServerError(f"port {settings.port} on {settings.host} is in use; choose another with --port")
+        self._claim = claim(settings.var)
+        check_listen(settings.host, settings.port)
         if self._embedded:
             self._start_server("journal", settings.journal_url, durable=True)
             self._start_server("broker", settings.broker_url, durable=False)
@@ -79,9 +91,12 @@ class Up:
         self.add("worker", [sys.executable, "-m", "service.cli", "worker"], 2)
 
     def _start_server(self, name: str, url: str, durable: bool) -> None:
-        port = int(url.rpartition(":")[2].partition("/")[0])
-        if not port_is_free("127.0.0.1", port):
-            raise ServerError(f"port {port} for the embedded {name} is in use; is another `backtrack up` running?")
+        host, port = embedded_place(name, url)
+        if not port_is_free(host, port):
+            raise ServerError(
+                f"port {port} for the embedded {name} is in use; end what listens there, name another port with "
+                f"BACKTRACK_{name.upper()}_URL, or use the server that is there with --no-embedded"
+            )
         folder = self.settings.var / name
         process = start_server(port, folder, durable)
         child = Child(
@@ -179,6 +194,9 @@ class Up:
         with self._lock:
             for order in sorted({child.order for child in self.children.values()}, reverse=True):
                 _end([child for child in self.children.values() if child.order == order])
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
 
 
 def _end(children: Sequence[Child]) -> None:
@@ -192,3 +210,34 @@ def _end(children: Sequence[Child]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def claim(folder: Path) -> int:
+    """Take a folder for this process; the file descriptor holds it, and the end of the process gives it back.
+
+    Two embedded servers that write the same files would destroy them. Raises ServerError if another process has it.
+    """
+    descriptor = os.open(folder / "up.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        owner = os.read(descriptor, 20).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        raise ServerError(
+            f"the folder {folder} is used by another `backtrack up` or `demo` (process {owner}); end it, or choose "
+            "another folder with --var"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor
+
+
+def embedded_place(name: str, url: str) -> tuple[str, int]:
+    """Where an embedded server listens. Raises ServerError for an address that is not of this machine."""
+    parts = urlsplit(url)
+    if parts.hostname not in ("127.0.0.1", "localhost"):
+        raise ServerError(
+            f"BACKTRACK_{name.upper()}_URL is {address(url)}, and an embedded server listens on 127.0.0.1 only; "
+            "use --no-embedded for a server elsewhere"
+        )
+    return "127.0.0.1", parts.port or 6379

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
-from service.servers import ServerError, check_journal, port_is_free
+from service.servers import ServerError, check_journal
 from service.settings import Settings, make_writable
 
 MAX_HEADERS_BYTES = 128 * 1024
@@ -17,8 +19,7 @@ MAX_HEADERS_BYTES = 128 * 1024
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM. Raises ServerError if the port or the journal, SettingsError if the spool cannot be used."""
-    if not port_is_free(settings.host, settings.port):
-        raise ServerError(f"port {settings.port} on {settings.host} is in use; choose another with --port")
+    check_listen(settings.host, settings.port)
     make_writable(settings.spool_path)
     check_journal(settings.journal_url, settings.partitions).close()
     os.environ.update(settings.environment())
@@ -38,3 +39,21 @@ def run(settings: Settings) -> None:
         workers_kill_timeout=20,
     )
     server.serve()
+
+
+def check_listen(host: str, port: int) -> None:
+    """Bind plainly once: the server itself would start silently beside another on the same port.
+
+    Raises ServerError if nobody can listen there.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ServerError(f"port {port} on {host} is in use; choose another with --port") from None
+        raise ServerError(
+            f"cannot listen on port {port} of {host} ({error.strerror}); choose another with --host or --port"
+        ) from None

@@ -61,7 +61,8 @@ def attempt(taken: Taken, state: str, number: int = 1, next_due_us: int = 0, res
     postback = taken.postback
     result = result or {"due": "server_error", "delivered": "delivered"}.get(state, "refused")
     return Attempt(
-        postback.id, number, NOW_US, postback.recipient, "GET", postback.url, "", {}, result, 0, "", "", 10, state, next_due_us,
+        postback.id, number, NOW_US, postback.recipient, "GET", postback.url, "", {}, result, 0, "", "", 10, state,
+        next_due_us,
     )  # fmt: skip
 
 
