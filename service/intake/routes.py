@@ -140,6 +140,9 @@ def intake_routes(intake: Intake) -> list[ASGIRouteHandler]:
 
     @asgi("/c", is_mount=True, copy_scope=False)
     async def tracker_link(scope: Scope, receive: Receive, send: Send) -> None:
+        if not scope["raw_path"].startswith(b"/c/") and scope["raw_path"] != b"/c":  # a mount takes /cat too
+            await _send(send, Answer(404, [TEXT], b"there is no such page\n"))
+            return
         await intake("c", scope, receive, send)
 
     return [event, image, tracker_link]
