@@ -1,0 +1,104 @@
+"""What looks wrong about the parties of a rulebook: endpoints, addresses, parameters, secrets. See lint.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from service.engine.document import Path
+from service.engine.rulebook import Affiliate, Rulebook, Trigger
+from service.engine.templates import Template
+from service.engine.words import listed, plural
+
+Found = tuple[Path, str]
+
+
+def no_endpoint(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
+    """One finding for all affiliates: there may be thousands."""
+    served = [trigger for trigger in rulebook.triggers if "affiliate" in trigger.to]
+    without: dict[str, str] = {}
+    for affiliate in rulebook.affiliates.values():
+        missing = [trigger.name for trigger in served if not _has_endpoint(affiliate, trigger)]
+        if missing:
+            without[affiliate.name] = "" if len(missing) == len(served) else f" (for {listed(missing, limit=3)})"
+    if without:
+        names = listed([name + which for name, which in without.items()])
+        has, theirs = ("has", "its") if len(without) == 1 else ("have", "their")
+        yield (
+            ("affiliate", next(iter(without))),
+            f"{plural(len(without), 'affiliate')} {has} no endpoint for triggers that post to affiliates, so {theirs} "
+            f"postbacks are withheld: {names}; add webhook",
+        )
+
+
+def _has_endpoint(affiliate: Affiliate, trigger: Trigger) -> bool:
+    keys = ((trigger.client, trigger.name), (trigger.client, ""))
+    return affiliate.webhook is not None or any(
+        key in affiliate.overrides and affiliate.overrides[key].webhook is not None for key in keys
+    )
+
+
+def plain_http(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
+    """Endpoints that are reached without encryption, loopback aside."""
+    for path, template in _endpoints(rulebook):
+        parts = urlsplit(template.source)
+        if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+            yield path, f"http://{parts.hostname} gets its postbacks unencrypted; write https://"
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.") or host.endswith(".localhost")
+
+
+def _endpoints(rulebook: Rulebook) -> Iterator[tuple[Path, Template]]:
+    for client in rulebook.clients.values():
+        yield from _two(("client", client.name), client.webhook, client.test_webhook)
+    for affiliate in rulebook.affiliates.values():
+        path: Path = ("affiliate", affiliate.name)
+        yield from _two(path, affiliate.webhook, affiliate.test_webhook)
+        for (client_name, trigger), endpoints in affiliate.overrides.items():
+            deeper: Path = (*path, "for", client_name, *([trigger] if trigger else []))
+            yield from _two(deeper, endpoints.webhook, None)
+
+
+def _two(path: Path, webhook: Template | None, test_webhook: Template | None) -> Iterator[tuple[Path, Template]]:
+    if webhook is not None:
+        yield (*path, "webhook"), webhook
+    if test_webhook is not None:
+        yield (*path, "test_webhook"), test_webhook
+
+
+def unused_parameter(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
+    """Parameters that an affiliate declares and no address of it uses."""
+    for affiliate in rulebook.affiliates.values():
+        templates = [template for path, template in _endpoints_of(affiliate)]
+        if not templates or any(not template.macros for template in templates):
+            continue  # a JSON body brings every parameter
+        used = {macro.name.rpartition(".")[2] for template in templates for macro in template.macros}
+        unused = sorted(affiliate.params - used)
+        if unused:
+            yield (
+                ("affiliate", affiliate.name, "params"),
+                f"no address of {affiliate.name} uses {listed(unused)}; add the macro, or drop the declaration",
+            )
+
+
+def _endpoints_of(affiliate: Affiliate) -> Iterator[tuple[Path, Template]]:
+    yield from _two((), affiliate.webhook, affiliate.test_webhook)
+    for endpoints in affiliate.overrides.values():
+        yield from _two((), endpoints.webhook, None)
+
+
+def shared_secret(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
+    """Signing secrets that two parties share."""
+    holders: dict[str, str] = {}
+    for kind, group in (("client", rulebook.clients), ("affiliate", rulebook.affiliates)):
+        for name, party in group.items():
+            if not party.secret:
+                continue
+            first = holders.setdefault(party.secret, f"{kind} {name}")
+            if first != f"{kind} {name}":
+                yield (
+                    (kind, name, "secret"),
+                    f"{party.secret} signs for {first} too, so one could forge the other's; name a variable for each",
+                )
