@@ -36,6 +36,13 @@ LATE = {
     "import": ("lab.importing", "import_command"),
 }
 
+# JupyterLab asks nobody outside for news, updates or extensions
+QUIET_LAB = (
+    "--LabApp.news_url=None",
+    "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
+    "--LabApp.extension_manager=readonly",
+)
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -185,9 +192,11 @@ def lab(folder: Path, ip: str, port: int, browser: bool) -> None:
         raise InputError(f"{folder} is no folder; name the one with the notebooks, such as notebooks")
     if importlib.util.find_spec("jupyterlab") is None:
         raise InputError("`backtrack lab` needs the package jupyterlab; install backtrack[lab]")
-    arguments = [f"--ip={ip}", f"--port={port}", f"--notebook-dir={folder}"]
+    arguments = [f"--ip={ip}", f"--port={port}", f"--notebook-dir={folder}", *QUIET_LAB]
     if not browser:
         arguments.append("--no-browser")
+    if os.geteuid() == 0:  # JupyterLab would refuse, and whoever is root here has decided so
+        arguments.append("--allow-root")
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *arguments])
 
 
