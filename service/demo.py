@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,8 @@ def demo_command(
 def demo_settings(var: Path | None, port: int) -> Settings:
     """Settings of the demo: ports that nobody uses, a folder of its own, postbacks to loopback allowed."""
     folder = var or Path("var") / f"demo-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    if (folder / "tables").exists():
+        raise ServerError(f"{folder} holds an earlier run, and this one would be counted with it; give a new --var")
     return settings_of(
         var=folder,
         port=port,
@@ -187,13 +190,12 @@ class Demo:
             "duplicates": run.count("duplicate"),
             "engine_errors": run.count("engine_error"),
             "firings": sum(len(outcome.fired) for _, _, outcome in run.outcomes),
-            "postbacks": verification.expected,
+            "postbacks": verification.due,
             "withheld": verification.withheld,
             "recorded": verification.recorded,
-            "due": verification.due,
             "attempts": verification.attempts,
             "delivered": verification.delivered,
-            "received": verification.received,
+            "received": (verification.received or 0) - verification.repeated,
             "repeated": verification.repeated,
             "verified_equal": verification.verified_equal,
             "differences": verification.differences.height,
@@ -208,45 +210,46 @@ class Demo:
         from lab.show import rich_table, terminal
 
         out = terminal()
+        say = partial(out.print, highlight=False, soft_wrap=True)
         log, run, verification, report = (self._lab[name] for name in ("log", "run", "verification", "report"))
-        out.print()
-        out.print(
+        say()
+        say(
             f"[bold]Hits[/]      {report.sent:,} sent, {report.acknowledged:,} answered with an id, "
             f"{document['hits_logged']:,} in the log, {document['sequence_gaps']} gaps "
             f"(p50 {report.latency_us['p50'] / 1000:.1f} ms, p99 {report.latency_us['p99'] / 1000:.1f} ms)"
         )
-        out.print(
+        say(
             f"[bold]Events[/]    {document['events_accepted']:,} accepted, {document['hits_rejected']:,} not: "
             + ", ".join(f"{reason} {count}" for reason, count in [*run.reasons.iter_rows()][:5])
             + f", duplicate {document['duplicates']}"
         )
-        out.print()
-        out.print(f"[bold]Funnel[/]    {' → '.join(STEPS)} within 30 days, per visitor")
+        say()
+        say(f"[bold]Funnel[/]    {' → '.join(STEPS)} within 30 days, per visitor")
         out.print(rich_table(log.funnel(*STEPS, within="30d", by="client").readable()))
         out.print("[bold]Triggers[/]  what fired, and the money")
         out.print(rich_table(run.counts))
         verdict = "green" if verification.ok else "red"
-        out.print(f"[bold]Postbacks[/] [{verdict}]{verification.sentence}[/]")
+        say(f"[bold]Postbacks[/] [{verdict}]{verification.sentence}[/]")
         failed = document["attempts"] - document["delivered"]
-        out.print(f"          {document['attempts']:,} tries, of which {failed:,} failed first")
+        say(f"          {document['attempts']:,} tries, of which {failed:,} failed first")
         if not verification.ok:
             out.print(rich_table(verification.differences, limit=20))
         same = document["digest"] == document["stored_digest"]
         words = "the replay decided exactly as the live run" if same else "THE REPLAY DECIDED DIFFERENTLY"
-        out.print(f"[bold]Replay[/]    [{'green' if same else 'red'}]{words}[/], digest {document['digest'][:16]}")
-        out.print(f"\n{'[green]All well' if document['ok'] else '[red]Not well'}[/] after {document['seconds']} s.")
+        say(f"[bold]Replay[/]    [{'green' if same else 'red'}]{words}[/], digest {document['digest'][:16]}")
+        say(f"\n{'[green]All well' if document['ok'] else '[red]Not well'}[/] after {document['seconds']} s.")
 
     def stay(self) -> None:
         """Say where to look around, and stay up."""
         base = f"http://{self._settings.host}:{self._settings.port}"
-        tables, click_echo = self._settings.tables_path, click.echo
-        click_echo("\nEverything stays up until Ctrl-C. Look around, in another terminal:")
-        click_echo(f"  curl '{base}/e?client=acme&event=registration&uid=me'")
-        click_echo(f"  open  {base}/c/acme/bestodds?sub1=hello&country=DE   in a browser")
-        click_echo(f"  .venv/bin/backtrack replay {tables}")
-        click_echo(f"  .venv/bin/backtrack verify {tables} --received {self._record}")
-        click_echo(f"  .venv/bin/backtrack funnel {tables} click registration sale --within 30d --by affiliate")
-        click_echo("  make lab")
+        tables = self._settings.tables_path
+        click.echo("\nEverything stays up until Ctrl-C. Look around, in another terminal:")
+        click.echo(f"  curl '{base}/e?client=acme&event=registration&uid=me'")
+        click.echo(f"  in a browser: {base}/c/acme/bestodds?sub1=hello&country=DE")
+        click.echo(f"  .venv/bin/backtrack replay {tables}")
+        click.echo(f"  .venv/bin/backtrack verify {tables} --received {self._record}")
+        click.echo(f"  .venv/bin/backtrack funnel {tables} click registration sale --within 30d --by affiliate")
+        click.echo("  make lab")
         self._up.run()
 
 
@@ -266,6 +269,6 @@ def _all_well(counts: dict[str, Any]) -> bool:
         and counts["acknowledged_not_logged"] == 0
         and counts["events_accepted"] + counts["hits_rejected"] == counts["hits_logged"]
         and counts["sequence_gaps"] == counts["engine_errors"] == counts["differences"] == 0
-        and counts["due"] == counts["delivered"] == counts["verified_equal"]
+        and counts["postbacks"] == counts["delivered"] == counts["received"] == counts["verified_equal"]
         and counts["digest"] == counts["stored_digest"]
     )
