@@ -167,9 +167,19 @@ class Log:
         return open(self.path, self.as_of)
 
     def replay(
-        self, rules: str | Path | Rulebook | None = None, progress: Callable[[int, int], None] | None = None
+        self,
+        rules: str | Path | Rulebook | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        engine: str = "reference",
+        full: bool = True,
     ) -> Run:
-        """Decide the log again: see `lab.replay.replay`."""
+        """Decide the log again: see `lab.replay.replay`, and for engine="set" and `full` `lab.sets.replay`."""
+        if engine == "set":
+            from lab.sets import replay as replay_by_sets  # late: the command line should not wait for DuckDB
+
+            return replay_by_sets(self, rules, full)
+        if engine != "reference":
+            raise LabError(f"there is no engine {engine!r}; the engines are reference and set")
         from lab.replay import replay
 
         return replay(self, rules, progress)

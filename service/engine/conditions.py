@@ -342,3 +342,34 @@ def _unquote(token: Any) -> str:
         else:
             out.append(char)
     return "".join(out)
+
+
+Node = tuple[Any, ...]
+
+
+def syntax(text: str) -> Node:
+    """A condition as nested tuples, for an evaluator that is not this one.
+
+    ("either", part, ...), ("both", part, ...), ("inverse", part), ("exists", name), ("compare", left, sign, right),
+    ("member", operand, literal, ...), ("matches", operand, pattern). An operand is ("name", x), ("count", event),
+    ("since", event), ("text", x) or ("number", Decimal). Raises ConditionError as `compile_condition` does.
+    """
+    compile_condition(text)
+    return _node(_parser().parse(text))
+
+
+def _node(tree: Any) -> Node:
+    kind, children = tree.data, tree.children
+    if kind in ("exists", "name"):
+        return kind, str(children[0])
+    if kind in ("count", "since", "text"):
+        return kind, _unquote(children[0])
+    if kind in ("number", "duration"):
+        return "number", _literal_number(tree)
+    if kind == "operand":
+        return _node(children[0])
+    if kind == "compare":
+        return kind, _node(children[0]), str(children[1]), _node(children[2])
+    if kind == "matches":
+        return kind, _node(children[0]), _unquote(children[1])
+    return kind, *map(_node, children)

@@ -1,0 +1,16 @@
+"""The set engine: a rulebook compiled to SQL over the tables, with the meaning of the reference engine.
+
+run           a log to a run: which partitions, how full       decide        the list of steps
+reading       what a hit says, as expressions of SQL           events        hits to events
+duplicates    transactions that came before                    people        who belongs together, who is plain
+candidates    whom a trigger could concern at all              said          parameters of the hits that matter
+facts         counts, times, steps, remembered values          conditions    the language of `when` in SQL
+stages        where each trigger stops; once and caps          hard          the others, by the reference engine
+unite         both halves before the caps                      render        outcomes and postbacks
+certificate   a sample, decided by both engines                session       DuckDB with its bounds
+"""
+
+from lab.sets.certificate import Certificate, SetDifference
+from lab.sets.run import SetRun, replay
+
+__all__ = ["Certificate", "SetDifference", "SetRun", "replay"]
