@@ -85,7 +85,7 @@ class Tracker:
 
     def _give_back(self) -> bool:
         place = self._place
-        return bool(self._release([place.lease, place.wake, place.head, place.tracked], [self._fence]))
+        return bool(self._release([place.fence, place.lease, place.wake, place.head, place.tracked], [self._fence]))
 
     def _drop_lease(self) -> None:
         """Let a successor in although there is work left."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,3 +69,50 @@ def own_server(folder: Path) -> Iterator[OwnServer]:
         yield server
     finally:
         server.kill()
+
+
+class CuttingProxy:
+    """A way to a server that breaks down at a chosen answer: the server has done the work, the client never hears of it.
+
+    answers: how many get through before that.
+    """
+
+    def __init__(self, port: int, answers: int) -> None:
+        self._port = port
+        self._left = answers
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._sockets: list[socket.socket] = [self._listener]
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        self.cut = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Break every connection."""
+        for one in self._sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client_side, _ = self._listener.accept()
+                server_side = socket.create_connection(("127.0.0.1", self._port))
+                self._sockets += [client_side, server_side]
+                threading.Thread(target=self._forward, args=(client_side, server_side), daemon=True).start()
+                threading.Thread(target=self._answer, args=(server_side, client_side), daemon=True).start()
+
+    def _forward(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 20):
+                target.sendall(data)
+
+    def _answer(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 20):
+                if self._left <= 0:
+                    self.cut = True
+                    self.close()
+                    return
+                self._left -= 1
+                target.sendall(data)
