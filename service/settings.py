@@ -108,8 +108,8 @@ def from_environment(environment: Mapping[str, str], **overrides: Any) -> Settin
         if not variable.startswith(PREFIX):
             continue
         if variable not in known:
-            close = difflib.get_close_matches(variable, known, n=1)
-            hint = f", did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}"
+            close = difflib.get_close_matches(variable.removeprefix(PREFIX).lower(), Settings.__struct_fields__, n=1)
+            hint = f", did you mean {PREFIX}{close[0].upper()}?" if close else f"; known are {', '.join(sorted(known))}"
             raise SettingsError(f"there is no setting {variable}{hint}")
         name = known[variable]
         values[name] = _convert(variable, text, hints[name])
