@@ -10,13 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-import msgspec
-
 from service.engine.model import Entry, Event, Firing, Hit, Outcome, Postback, Rejection, Verdict
 from service.engine.parse import parse
 from service.engine.postbacks import fire
 from service.engine.rulebook import EMPTY, Client, Rulebook
-from service.engine.triggers import Decision, Facts, decide
+from service.engine.triggers import NOTHING_ASKED, Facts, decide
 from service.engine.visitors import (
     Recognised,
     State,
@@ -30,105 +28,108 @@ from service.engine.visitors import (
 )
 
 MAX_DETAIL = 300
-_ACCEPTED = Verdict.ACCEPTED
+# plain texts, since reading an enumeration's value costs as much as half a step
+_ACCEPTED, _REJECTED, _DUPLICATE, _ENGINE_ERROR = (
+    Verdict.ACCEPTED.value, Verdict.REJECTED.value, Verdict.DUPLICATE.value, Verdict.ENGINE_ERROR.value,
+)  # fmt: skip
 _ADDRESS = re.compile(r"0x[0-9a-f]+")  # in the text of a bug, where it would make two runs differ
 
 
-class Work(msgspec.Struct, gc=False):
-    """What is known so far about the hit at hand."""
+class Work:
+    """What is known so far about the hit at hand. A field is there once the step has run that finds it out."""
 
-    entry: Entry
-    hit: Hit
-    state: State
-    rulebook: Rulebook
-    parsed: Event | Rejection
-    event: Event | None = None
-    client: Client | None = None
-    test: bool = False
-    prefix: str = ""
-    plan: Recognised | None = None
-    txid: str | None = None
-    affiliate: str = ""
-    facts: Facts | None = None
-    decision: Decision | None = None
-    fired: tuple[Firing, ...] = ()
-    postbacks: tuple[Postback, ...] = ()
+    __slots__ = (
+        "affiliate", "client", "decision", "entry", "event", "facts", "fired", "hit", "parsed", "plan", "postbacks",
+        "prefix", "rulebook", "state", "test", "time_us", "txid",
+    )  # fmt: skip
+
+    event: Event
+    client: Client
+    test: bool
+    prefix: str
+    plan: Recognised
+    affiliate: str
+    txid: str | None
+    facts: Facts
+
+    def __init__(self, entry: Entry, hit: Hit, state: State, rulebook: Rulebook, parsed: Event | Rejection) -> None:
+        self.entry = entry
+        self.hit = hit
+        self.state = state
+        self.rulebook = rulebook
+        self.parsed = parsed
+        self.time_us = entry.time_us
+        self.decision = NOTHING_ASKED
+        self.fired: tuple[Firing, ...] = ()
+        self.postbacks: tuple[Postback, ...] = ()
 
 
-Step = Callable[[Work], "Verdict | None"]
+Step = Callable[[Work], "str | None"]
 
 
-def read(work: Work) -> Verdict | None:
+def read(work: Work) -> str | None:
     """An event, or a rejection with its reason."""
-    if isinstance(work.parsed, Rejection):
-        return Verdict.REJECTED
-    work.event = work.parsed
-    work.client = work.rulebook.clients[work.parsed.client]
+    parsed = work.parsed
+    if isinstance(parsed, Rejection):
+        return _REJECTED
+    work.event = parsed
+    work.client = work.rulebook.clients[parsed.client]
     return None
 
 
-def enter_space(work: Work) -> Verdict | None:
+def enter_space(work: Work) -> str | None:
     """Test traffic gets an identity and counting space of its own."""
-    assert work.event is not None
-    assert work.client is not None
-    work.test = is_test(work.event, work.state, work.client, work.entry.time_us)
-    work.prefix = space(work.event.client, work.test)
+    event = work.event
+    work.test = test = is_test(event, work.state, work.client, work.time_us)
+    work.prefix = space(event.client, test)
     return None
 
 
-def recognise_visitor(work: Work) -> Verdict | None:
+def recognise_visitor(work: Work) -> str | None:
     """Whose hit this is."""
-    assert work.event is not None and work.client is not None
-    work.plan = recognise(work.event, work.prefix, work.state, work.client, work.hit.id, work.entry.time_us)
+    work.plan = recognise(work.event, work.prefix, work.state, work.client, work.hit.id, work.time_us)
     return None
 
 
-def attribute_affiliate(work: Work) -> Verdict | None:
+def attribute_affiliate(work: Work) -> str | None:
     """Which affiliate this event belongs to."""
-    assert work.event is not None and work.client is not None and work.plan is not None
-    work.affiliate = attribute(work.event, work.plan.visitor, work.client, work.entry.time_us)
+    work.affiliate = attribute(work.event, work.plan.visitor, work.client, work.time_us)
     return None
 
 
-def recall(work: Work) -> Verdict | None:
+def recall(work: Work) -> str | None:
     """Attach the remembered parameters; the event's own values win."""
-    assert work.event is not None and work.plan is not None
     remembered = work.plan.visitor.params  # sorted by name
     params = {name: value.last for name, value in remembered.items()}
     params.update(work.event.params)
     if len(params) > len(remembered):
-        params = {name: params[name] for name in sorted(params)}
-    work.facts = Facts(
-        work.event, work.plan.visitor, work.affiliate, params, work.hit.id, work.entry.seq, work.entry.time_us
-    )
+        params = dict(sorted(params.items()))
+    work.facts = Facts(work.event, work.plan.visitor, work.affiliate, params, work.hit.id, work.entry.seq, work.time_us)
     return None
 
 
-def drop_duplicate(work: Work) -> Verdict | None:
+def drop_duplicate(work: Work) -> str | None:
     """A (client, event, txid) of an earlier accepted hit fires nothing and counts for nothing."""
-    assert work.event is not None and work.client is not None
-    work.txid = txid_key(work.prefix, work.event)
-    if work.txid is not None:
-        earlier_us = work.state.txids.get(work.txid)
-        if earlier_us is not None and work.entry.time_us - earlier_us <= work.client.remember_us:
-            return Verdict.DUPLICATE
+    work.txid = key = txid_key(work.prefix, work.event)
+    if key is not None:
+        earlier_us = work.state.txids.get(key)
+        if earlier_us is not None and work.time_us - earlier_us <= work.client.remember_us:
+            return _DUPLICATE
     return None
 
 
-def decide_triggers(work: Work) -> Verdict | None:
+def decide_triggers(work: Work) -> str | None:
     """Which triggers fire."""
-    assert work.facts is not None
     work.decision = decide(work.facts, work.state, work.rulebook, work.prefix)
     return None
 
 
-def render(work: Work) -> Verdict | None:
+def render(work: Work) -> str | None:
     """The postbacks of the firings."""
-    assert work.decision is not None and work.facts is not None
     if work.decision.fired:
         made = [fire(trigger, work.facts, work.rulebook, work.test) for trigger in work.decision.fired]
-        work.fired = tuple(firing for firing, _ in made)
-        work.postbacks = tuple(postback for _, postbacks in made for postback in postbacks)
+        work.fired = tuple([firing for firing, _ in made])
+        work.postbacks = tuple([postback for _, postbacks in made for postback in postbacks])
     return None
 
 
@@ -157,20 +158,18 @@ def process(entry: Entry, state: State, rulebook: Rulebook, parsed: Event | Reje
         if parsed is None:
             parsed = parse(hit, rulebook)
         work = Work(entry, hit, state, rulebook, parsed)
-        verdict = _walk(work)
+        verdict = _ACCEPTED
+        for step in STEPS:
+            ended = step(work)
+            if ended is not None:
+                verdict = ended
+                break
         outcome = _outcome(work, verdict)
     except Exception as bug:
         return _engine_error(entry, hit, parsed, rulebook, bug)
-    commit(work, verdict)
+    if verdict is not _REJECTED:
+        commit(work, verdict)
     return outcome
-
-
-def _walk(work: Work) -> Verdict:
-    for step in STEPS:
-        verdict = step(work)
-        if verdict is not None:
-            return verdict
-    return _ACCEPTED
 
 
 def _engine_error(
@@ -180,41 +179,37 @@ def _engine_error(
     client = event = ""
     if parsed is not None:
         client, event = parsed.client, parsed.name if isinstance(parsed, Event) else parsed.event
-    return Outcome(
-        hit.id, entry.seq, entry.time_us, Verdict.ENGINE_ERROR.value, "", detail, client, event, rulebook_id=rulebook.id
-    )
+    return Outcome(hit.id, entry.seq, entry.time_us, _ENGINE_ERROR, "", detail, client, event, rulebook_id=rulebook.id)
 
 
-def commit(work: Work, verdict: Verdict) -> None:
-    """Write what the hit leaves behind: nothing if it was rejected, the identity if it is a duplicate, else all of it."""
-    if verdict is Verdict.REJECTED:
+def commit(work: Work, verdict: str) -> None:
+    """Write what a valid hit leaves behind: the identity if it is a duplicate, else all of it."""
+    state, time_us, plan, event = work.state, work.time_us, work.plan, work.event
+    visitor = write_identity(plan, state, event.fields.get("uid", ""), time_us)
+    if verdict is _DUPLICATE:
         return
-    assert work.event is not None and work.plan is not None
-    state, entry = work.state, work.entry
-    visitor = write_identity(work.plan, state, work.event.fields.get("uid", ""), entry.time_us)
-    if verdict is Verdict.DUPLICATE or work.decision is None:
-        return
-    if not work.plan.anonymous:
-        write_event(visitor, work.event, entry.seq, entry.time_us, work.decision.once)
+    decision = work.decision
+    if not plan.anonymous:
+        write_event(visitor, event, work.entry.seq, time_us, decision.once)
     if work.txid is not None:
-        state.put_txid(work.txid, entry.time_us)
-    for key in work.decision.caps:
+        state.put_txid(work.txid, time_us)
+    for key in decision.caps:
         state.put_cap(key, state.caps.get(key, 0) + 1)
 
 
-def _outcome(work: Work, verdict: Verdict) -> Outcome:
+def _outcome(work: Work, verdict: str) -> Outcome:
     entry, hit, parsed = work.entry, work.hit, work.parsed
     if isinstance(parsed, Rejection):
         return Outcome(
-            hit.id, entry.seq, entry.time_us, verdict.value, str(parsed.reason), parsed.detail, parsed.client,
+            hit.id, entry.seq, entry.time_us, verdict, str(parsed.reason), parsed.detail, parsed.client,
             parsed.event, params=dict(sorted(parsed.params.items())), rulebook_id=work.rulebook.id,
         )  # fmt: skip
-    assert work.plan is not None and work.facts is not None
-    plan, decision = work.plan, work.decision
+    plan = work.plan
+    not_fired = work.decision.not_fired
     return Outcome(
-        hit.id, entry.seq, entry.time_us, verdict.value, "", parsed.detail, parsed.client, parsed.name, work.affiliate,
-        plan.visitor.id, work.test, plan.new, parsed.fields.copy(), work.facts.params, work.fired,
-        decision.not_fired if decision else {}, work.postbacks, plan.absorbed, plan.conflicts, work.rulebook.id,
+        hit.id, entry.seq, work.time_us, verdict, "", parsed.detail, parsed.client, parsed.name, work.affiliate,
+        plan.visitor.id, work.test, plan.new, parsed.fields.copy(), work.facts.params, work.fired, not_fired or {},
+        work.postbacks, plan.absorbed, plan.conflicts, work.rulebook.id,
     )  # fmt: skip
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 
 import msgspec
+from msgspec import UNSET
 
 from service.engine.model import Firing, Postback, PostbackState
 from service.engine.rulebook import Affiliate, Client, Rulebook, Trigger
 from service.engine.templates import Template, encode_url, iso_time
 from service.engine.triggers import Facts, payout_of
 
-_json = msgspec.json.Encoder()
+_encode = msgspec.json.Encoder().encode
+_Field = str | msgspec.UnsetType
+_DUE, _WITHHELD, _RECORDED = PostbackState.DUE.value, PostbackState.WITHHELD.value, PostbackState.RECORDED.value
+_NOTHING: frozenset[str] = frozenset()
 
 
 def postback_id(hit_id: str, trigger: str, recipient: str) -> str:
@@ -20,22 +24,6 @@ def postback_id(hit_id: str, trigger: str, recipient: str) -> str:
 
 
 POSTBACK_NAMES = frozenset({"trigger", "postback_id", "payout", "payout_currency"})  # known only where one is made
-
-
-class _Values:
-    """What a template of one postback may ask: the facts and what only the postback knows."""
-
-    __slots__ = ("_facts", "_own")
-
-    def __init__(self, facts: Facts, firing: Firing, identity: str) -> None:
-        self._facts = facts
-        self._own = {"postback_id": identity, "trigger": firing.trigger}
-        if firing.payout:
-            self._own["payout"] = firing.payout
-            self._own["payout_currency"] = firing.currency
-
-    def value(self, name: str) -> str | None:
-        return self._own.get(name) if name in POSTBACK_NAMES else self._facts.value(name)
 
 
 def fire(trigger: Trigger, facts: Facts, rulebook: Rulebook, test: bool) -> tuple[Firing, list[Postback]]:
@@ -54,21 +42,39 @@ def _postback(
     recipient = f"affiliate:{facts.affiliate}" if to_affiliate else f"client:{client.name}"
     identity = postback_id(facts.hit_id, trigger.name, recipient)
     template = _endpoint(trigger, client, affiliate if to_affiliate else None, test)
-    values = _Values(facts, firing, identity)
     verb = url = body = ""
     missing: tuple[str, ...] = ()
-    state = PostbackState.RECORDED if test else PostbackState.WITHHELD
-    if template is not None:
-        rendered = template.render(values, encode_url)
+    state = _RECORDED if test else _WITHHELD
+    if template is not None and template.macros:
+        verb = "GET"
+        rendered = template.fill(_values(template, facts, firing, identity).get, encode_url)
         url, missing = rendered.text, rendered.missing
-        state = PostbackState.WITHHELD if rendered.withheld else PostbackState.DUE
-        verb = "GET" if template.macros else "POST"
-        if verb == "POST":
-            body = json_body(facts, firing, identity, client.private if to_affiliate else frozenset())
+        state = _WITHHELD if rendered.withheld else _DUE
+    elif template is not None:
+        verb, url, state = "POST", "".join(template.frame), _DUE
+        body = json_body(facts, firing, identity, client.private if to_affiliate else _NOTHING)
     return Postback(
         identity, facts.hit_id, facts.seq, facts.time_us, client.name, facts.affiliate, trigger.name, facts.event.name,
-        recipient, trigger.method, state.value, verb, url, body, missing, firing.payout, firing.currency, test,
+        recipient, trigger.method, state, verb, url, body, missing, firing.payout, firing.currency, test,
     )  # fmt: skip
+
+
+def _values(template: Template, facts: Facts, firing: Firing, identity: str) -> dict[str, str | None]:
+    """What the template of one postback may ask. No name that a request brings stands for one of ours."""
+    values: dict[str, str | None] = {
+        **facts.params,
+        **facts.event.fields,
+        "affiliate": facts.affiliate or None,
+        "hit_id": facts.hit_id,
+        "visitor": facts.visitor.id,
+        "trigger": firing.trigger,
+        "postback_id": identity,
+        "payout": firing.payout or None,
+        "payout_currency": firing.currency or None,
+    }
+    for name in template.looked_up:
+        values[name] = facts.value(name)
+    return values
 
 
 def _endpoint(trigger: Trigger, client: Client, affiliate: Affiliate | None, test: bool) -> Template | None:
@@ -84,23 +90,41 @@ def _endpoint(trigger: Trigger, client: Client, affiliate: Affiliate | None, tes
     return affiliate.webhook
 
 
+class _Body(msgspec.Struct, gc=False):
+    """The JSON of a postback: the order of these fields is the order of its keys; what is unset is left out."""
+
+    postback_id: str
+    hit_id: str
+    trigger: str
+    event: str
+    time: str
+    client: str
+    affiliate: str | None
+    visitor: str
+    uid: _Field = UNSET
+    click_id: _Field = UNSET
+    tag_id: _Field = UNSET
+    txid: _Field = UNSET
+    amount: _Field = UNSET
+    currency: _Field = UNSET
+    ts: _Field = UNSET
+    payout: _Field = UNSET
+    payout_currency: _Field = UNSET
+    params: dict[str, str] = {}
+
+
 def json_body(facts: Facts, firing: Firing, identity: str, hidden: frozenset[str]) -> str:
     """The event as JSON: ids, times, money, its parameters and the remembered ones, in a fixed order of keys."""
-    fields = facts.event.fields
-    document: dict[str, object] = {
-        "postback_id": identity,
-        "hit_id": facts.hit_id,
-        "trigger": firing.trigger,
-        "event": facts.event.name,
-        "time": iso_time(facts.time_us),
-        "client": facts.event.client,
-        "affiliate": facts.affiliate or None,
-        "visitor": facts.visitor.id,
-    }
-    for name in ("uid", "click_id", "tag_id", "txid", "amount", "currency", "ts"):
-        if name in fields and name not in hidden:
-            document[name] = fields[name]
-    if firing.payout:
-        document["payout"], document["payout_currency"] = firing.payout, firing.currency
-    document["params"] = {name: value for name, value in facts.params.items() if name not in hidden}
-    return _json.encode(document).decode()
+    event, params = facts.event, facts.params
+    fields: dict[str, str] = event.fields
+    if hidden:
+        fields = {name: value for name, value in fields.items() if name not in hidden}
+        params = {name: value for name, value in params.items() if name not in hidden}
+    sent = fields.get
+    body = _Body(
+        identity, facts.hit_id, firing.trigger, event.name, iso_time(facts.time_us), event.client,
+        facts.affiliate or None, facts.visitor.id, sent("uid", UNSET), sent("click_id", UNSET), sent("tag_id", UNSET),
+        sent("txid", UNSET), sent("amount", UNSET), sent("currency", UNSET), sent("ts", UNSET),
+        firing.payout or UNSET, firing.currency if firing.payout else UNSET, params,
+    )  # fmt: skip
+    return _encode(body).decode()

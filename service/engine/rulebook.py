@@ -8,6 +8,7 @@ from decimal import Decimal
 import msgspec
 
 from service.engine.conditions import Condition
+from service.engine.model import Stage
 from service.engine.templates import Template
 
 DAY_US = 86_400_000_000
@@ -101,8 +102,25 @@ class Trigger(msgspec.Struct, frozen=True):
     until_us: int = FOREVER_US
 
 
+def stages_of(trigger: Trigger) -> tuple[str, ...]:
+    """The stages that can stop this trigger at all, in their order; `event` is settled by the rulebook's index."""
+    able = {
+        Stage.INACTIVE: trigger.paused or trigger.from_us > 0 or trigger.until_us < FOREVER_US,
+        Stage.RECIPIENT: "affiliate" in trigger.to,
+        Stage.STEPS: bool(trigger.after),
+        Stage.CONDITION: trigger.when is not None,
+        Stage.SAMPLE: trigger.sample > 0,
+        Stage.ONCE: trigger.once == "visitor",
+        Stage.CAP: trigger.cap is not None,
+    }
+    return tuple([stage.value for stage in Stage if able.get(stage)])
+
+
 class Rulebook(msgspec.Struct, frozen=True):
-    """A compiled rulebook. `on` finds the triggers of a client and an event, in the order of the document."""
+    """A compiled rulebook. `on` finds the triggers of a client and an event, in the order of the document.
+
+    asked: derived from `on`, each trigger with the stages that can stop it, so that no hit asks the others.
+    """
 
     id: str
     text: str
@@ -110,6 +128,11 @@ class Rulebook(msgspec.Struct, frozen=True):
     affiliates: dict[str, Affiliate]
     triggers: tuple[Trigger, ...]
     on: dict[tuple[str, str], tuple[Trigger, ...]]
+    asked: dict[tuple[str, str], tuple[tuple[Trigger, tuple[str, ...]], ...]] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key, triggers in self.on.items():
+            self.asked[key] = tuple([(trigger, stages_of(trigger)) for trigger in triggers])
 
 
 def rulebook_id(text: str) -> str:

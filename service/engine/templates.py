@@ -13,14 +13,22 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Protocol
-from urllib.parse import quote
 
 import msgspec
 
 from service.engine.errors import TemplateError
 
 MACRO_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_:-]*(?:\.[A-Za-z0-9_:/-]+)*\Z")  # behind the dot also events: last.a/b.ts
-TIME_CODES = frozenset("YmdHMS")
+TIME_CODES = {  # where each stands in a time written by `iso_time`
+    "%Y": slice(0, 4), "%m": slice(5, 7), "%d": slice(8, 10), "%H": slice(11, 13), "%M": slice(14, 16),
+    "%S": slice(17, 19),
+}  # fmt: skip
+_PERCENT = tuple(
+    [
+        chr(byte) if (chr(byte).isalnum() and byte < 128) or chr(byte) in "_.-~" else f"%{byte:02X}"
+        for byte in range(256)
+    ]
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Filter = Callable[[str], str]
@@ -53,35 +61,48 @@ class Rendered(msgspec.Struct, frozen=True, gc=False):
 
 
 class Template(msgspec.Struct, frozen=True, gc=False):
-    """A compiled template: literal texts and macros in turn; `macros` are the macros alone, in their order."""
+    """A compiled template: literal texts and macros in turn.
+
+    Derived: macros, in their order; slots, the place, the name and the macro (None for a plain one) of each; frame, the
+    parts as texts, empty where a macro stands; looked_up, the names that are not plain ones.
+    """
 
     source: str
     parts: tuple[str | Macro, ...]
     macros: tuple[Macro, ...] = ()
+    slots: tuple[tuple[int, str, Macro | None], ...] = ()
+    frame: tuple[str, ...] = ()
+    looked_up: tuple[str, ...] = ()
 
-    def render(self, values: Values, encode: Filter) -> Rendered:
+    def render(self, values: Values, encode: Filter | None = None) -> Rendered:
         """Render with `encode` applied to each value that is not raw."""
-        out: list[str] = []
-        missing: list[str] = []
+        return self.fill(values.value, encode or encode_url)
+
+    def fill(self, ask: Callable[[str], str | None], encode: Filter) -> Rendered:
+        """Render with the values that `ask` gives for names."""
+        out = [*self.frame]
+        missing: tuple[str, ...] = ()
         withheld = False
-        for part in self.parts:
-            if isinstance(part, str):
-                out.append(part)
-                continue
-            value = values.value(part.name)
+        for place, name, macro in self.slots:
+            value = ask(name)
+            if macro is not None:
+                value = _filtered(macro, value)
+                withheld = withheld or (macro.required and value is None)
             if value is None:
-                if part.default is None:
-                    if part.name not in missing:
-                        missing.append(part.name)
-                    withheld = withheld or part.required
-                    continue
-                value = part.default
-            elif part.time_format:
-                value = format_time(value, part.time_format)
-            if part.sha256:
-                value = hashlib.sha256(value.encode()).hexdigest()
-            out.append(value if part.raw else encode(value))
-        return Rendered("".join(out), tuple(missing), withheld)
+                missing += () if name in missing else (name,)
+            else:
+                out[place] = value if macro is not None and macro.raw else encode(value)
+        return Rendered("".join(out), missing, withheld)
+
+
+def _filtered(macro: Macro, value: str | None) -> str | None:
+    if value is None:
+        value = macro.default
+    elif macro.time_format:
+        value = format_time(value, macro.time_format)
+    if macro.sha256 and value is not None:
+        value = hashlib.sha256(value.encode()).hexdigest()
+    return value
 
 
 def compile_template(source: str) -> Template:
@@ -112,7 +133,16 @@ def compile_template(source: str) -> Template:
             position += 1
     if text:
         parts.append("".join(text))
-    return Template(source, tuple(parts), tuple(part for part in parts if isinstance(part, Macro)))
+    return _template(source, parts)
+
+
+def _template(source: str, parts: list[str | Macro]) -> Template:
+    placed = [(place, part) for place, part in enumerate(parts) if isinstance(part, Macro)]
+    macros = tuple([macro for _, macro in placed])
+    slots = tuple([(place, macro.name, None if macro == Macro(macro.name) else macro) for place, macro in placed])
+    frame = tuple(["" if isinstance(part, Macro) else part for part in parts])
+    looked_up = tuple([macro.name for macro in macros if macro.name == "time" or "." in macro.name])
+    return Template(source, tuple(parts), macros, slots, frame, looked_up)
 
 
 def _macro(body: str) -> Macro:
@@ -135,10 +165,10 @@ def _filter(name: str, written: str) -> dict[str, object]:
     if written.startswith("default:"):
         return {"default": written.removeprefix("default:")}
     if "%" in written:
-        codes = re.findall("%(.?)", written)
+        codes = re.findall("%.?", written)
         if name != "time":
             raise TemplateError(f"{{{name}|{written}}}: only time can be formatted")
-        if not TIME_CODES.issuperset(codes):
+        if not all(code in TIME_CODES for code in codes):
             raise TemplateError(f"{{{name}|{written}}}: only %Y %m %d %H %M %S are known")
         return {"time_format": written}
     raise TemplateError(f"{{{name}|{written}}}: the filters are raw, sha256, default:x and, for time, %Y-%m-%d")
@@ -146,16 +176,35 @@ def _filter(name: str, written: str) -> dict[str, object]:
 
 def encode_url(value: str) -> str:
     """Percent-encode everything but the unreserved characters of RFC 3986."""
-    return quote(value, safe="")
+    if value.isascii() and value.isalnum():
+        return value
+    return _percent_known(value) if len(value) <= 64 else _percent(value)
 
 
-@lru_cache(maxsize=64)  # one hit asks several times
+def _percent(value: str) -> str:
+    return "".join(map(_PERCENT.__getitem__, value.encode()))
+
+
+_percent_known = lru_cache(maxsize=1024)(_percent)  # short values come again and again
+
+
 def iso_time(time_us: int) -> str:
     """2026-11-23T09:47:17.000000Z for microseconds since 1970, UTC."""
-    return (_EPOCH + timedelta(microseconds=time_us)).isoformat(timespec="microseconds")[:26] + "Z"
+    time_s, micros = divmod(time_us, 1_000_000)
+    minutes, second = divmod(time_s, 60)
+    return f"{_iso_minute(minutes)}:{second:02d}.{micros:06d}Z"
+
+
+@lru_cache(maxsize=1440)  # a log moves slowly through its minutes
+def _iso_minute(minutes: int) -> str:
+    return (_EPOCH + timedelta(minutes=minutes)).isoformat()[:16]
 
 
 def format_time(iso: str, pattern: str) -> str:
     """Apply %Y %m %d %H %M %S to a time written by `iso_time`."""
-    codes = {"Y": iso[0:4], "m": iso[5:7], "d": iso[8:10], "H": iso[11:13], "M": iso[14:16], "S": iso[17:19]}
-    return re.sub("%([YmdHMS])", lambda match: codes[match.group(1)], pattern)
+    return "".join([iso[piece] if isinstance(piece, slice) else piece for piece in _time_pieces(pattern)])
+
+
+@lru_cache(maxsize=256)
+def _time_pieces(pattern: str) -> tuple[str | slice, ...]:
+    return tuple([TIME_CODES.get(piece, piece) for piece in re.split("(%[YmdHMS])", pattern) if piece])

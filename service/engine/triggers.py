@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from decimal import ROUND_HALF_EVEN, Context, Decimal
+from functools import lru_cache
 
 import msgspec
 
@@ -32,28 +33,16 @@ _EXACT = Context(prec=80, rounding=ROUND_HALF_EVEN)  # 18 + 9 digits times a per
 _OWN = frozenset({"time", "hit_id", "visitor", "affiliate"})
 
 
-class Facts:
+class Facts(msgspec.Struct, gc=False):
     """What conditions and templates may ask about the event at hand: reserved names, custom and remembered parameters."""
 
-    __slots__ = ("affiliate", "event", "hit_id", "params", "rulebook", "seq", "time_us", "visitor")
-
-    def __init__(
-        self,
-        event: Event,
-        visitor: Visitor,
-        affiliate: str,
-        params: dict[str, str],
-        hit_id: str,
-        seq: int,
-        time_us: int,
-    ) -> None:
-        self.event = event
-        self.visitor = visitor
-        self.affiliate = affiliate
-        self.params = params
-        self.hit_id = hit_id
-        self.seq = seq
-        self.time_us = time_us
+    event: Event
+    visitor: Visitor
+    affiliate: str
+    params: dict[str, str]
+    hit_id: str
+    seq: int
+    time_us: int
 
     def value(self, name: str) -> str | None:
         """The value of a name, None if it is missing.
@@ -109,8 +98,11 @@ class Decision(msgspec.Struct, gc=False):
     caps: list[str] = msgspec.field(default_factory=list)
 
 
+NOTHING_ASKED = Decision()  # of an event without triggers; never written to
+
+
 class Case(msgspec.Struct, gc=False):
-    """One trigger before one event: what the stages look at."""
+    """The triggers before one event, in turn: what the stages look at."""
 
     trigger: Trigger
     facts: Facts
@@ -126,16 +118,13 @@ def _active(case: Case) -> bool:
 
 
 def _has_recipient(case: Case) -> bool:
-    return "affiliate" not in case.trigger.to or case.facts.affiliate in case.rulebook.affiliates
+    return case.facts.affiliate in case.rulebook.affiliates
 
 
 def _steps_done(case: Case) -> bool:
-    steps = case.trigger.after
-    return not steps or steps_done(
-        case.facts.visitor.history,
-        steps,
-        case.facts.time_us - case.trigger.within_us if case.trigger.within_us else None,
-    )
+    trigger, facts = case.trigger, case.facts
+    oldest_us = facts.time_us - trigger.within_us if trigger.within_us else None
+    return steps_done(facts.visitor.history, trigger.after, oldest_us)
 
 
 def steps_done(history: list[tuple[int, int, str]], steps: tuple[str, ...], oldest_us: int | None) -> bool:
@@ -153,12 +142,12 @@ def steps_done(history: list[tuple[int, int, str]], steps: tuple[str, ...], olde
 
 
 def _condition_holds(case: Case) -> bool:
-    return case.trigger.when is None or case.trigger.when(case.facts)
+    condition = case.trigger.when
+    return condition is None or condition.predicate(case.facts)
 
 
 def _sampled(case: Case) -> bool:
-    held_back = case.trigger.sample
-    return held_back == 0 or sample_bucket(case.trigger.name, case.facts.visitor.id) >= held_back * 100
+    return sample_bucket(case.trigger.name, case.facts.visitor.id) >= case.trigger.sample * 100
 
 
 def sample_bucket(trigger: str, visitor: str) -> int:
@@ -168,8 +157,6 @@ def sample_bucket(trigger: str, visitor: str) -> int:
 
 
 def _first_time(case: Case) -> bool:
-    if case.trigger.once != "visitor":
-        return True
     if case.trigger.name in case.facts.visitor.once:
         return False
     case.decision.once.append(case.trigger.name)
@@ -206,14 +193,22 @@ STAGES: tuple[tuple[Stage, Callable[[Case], bool]], ...] = (
 )
 
 
+_PASSES = {stage.value: passes for stage, passes in STAGES}
+
+
 def decide(facts: Facts, state: State, rulebook: Rulebook, prefix: str) -> Decision:
     """Ask every trigger on this event, in the order of the rulebook. Writes nothing."""
+    event = facts.event
+    asked = rulebook.asked.get((event.client, event.name))
+    if asked is None:
+        return NOTHING_ASKED
     decision = Decision()
-    for trigger in rulebook.on.get((facts.event.client, facts.event.name), ()):
-        case = Case(trigger, facts, state, rulebook, decision, prefix)
-        for stage, passes in STAGES:
-            if not passes(case):
-                decision.not_fired[trigger.name] = stage.value
+    case = Case(asked[0][0], facts, state, rulebook, decision, prefix)
+    for trigger, stages in asked:
+        case.trigger = trigger
+        for stage in stages:
+            if not _PASSES[stage](case):
+                decision.not_fired[trigger.name] = stage
                 break
         else:
             decision.fired.append(trigger)
@@ -225,17 +220,22 @@ def payout_of(payout: Payout | None, facts: Facts) -> tuple[str, str]:
     if payout is None:
         return "", ""
     if payout.fixed is not None:
-        return quantize(payout.fixed, payout.currency), payout.currency
+        return _fixed(payout.fixed, payout.currency), payout.currency
     base, currency = facts.value(payout.of), facts.value("currency") or payout.currency
     if base is None or not NUMBER.match(base) or not currency:
         return "", ""
     return quantize(_EXACT.multiply(Decimal(base), payout.percent).scaleb(-2, _EXACT), currency), currency
 
 
+@lru_cache(maxsize=1024)  # the same sum for every firing of a trigger
+def _fixed(amount: Decimal, currency: str) -> str:
+    return quantize(amount, currency)
+
+
 def quantize(amount: Decimal, currency: str) -> str:
     """A decimal in the places of its currency, rounded half even."""
-    rounded = _EXACT.quantize(amount, _UNITS[CURRENCY_PLACES.get(currency, 2)])
-    return str(rounded if rounded else rounded.copy_abs())  # there is no minus zero in money
+    rounded = str(_EXACT.quantize(amount, _UNITS[CURRENCY_PLACES.get(currency, 2)]))
+    return rounded if rounded.strip("-0.") else rounded.lstrip("-")  # there is no minus zero in money
 
 
 def minor_units(amount: str, currency: str) -> int:

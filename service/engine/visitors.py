@@ -18,6 +18,7 @@ HISTORY = 256  # counted events and clicks kept per visitor
 MAX_REMEMBERED = 200  # parameter names kept per visitor
 
 _SEPARATOR = "\x1f"  # cannot be confused with a value: it only joins, nothing splits at it
+_INFIXES = tuple([(kind, kind + _SEPARATOR) for kind in IDENTIFIERS])
 
 
 class EventStat(msgspec.Struct, array_like=True, gc=False):
@@ -114,7 +115,12 @@ def space(client: str, test: bool) -> str:
 
 def identifier_keys(prefix: str, fields: dict[str, str]) -> list[str]:
     """Keys of the identifiers that an event brings, strongest first."""
-    return [f"{prefix}{kind}{_SEPARATOR}{fields[kind]}" for kind in IDENTIFIERS if kind in fields]
+    keys = []
+    for kind, infix in _INFIXES:
+        value = fields.get(kind)
+        if value is not None:
+            keys.append(prefix + infix + value)
+    return keys
 
 
 def test_click_key(client: str, click_id: str) -> str:
@@ -179,11 +185,12 @@ def recognise(event: Event, prefix: str, state: State, client: Client, hit_id: s
 
 def _sole_owner(keys: list[str], state: State, oldest_us: int) -> Visitor | None:
     """The living visitor who owns every key: nearly all hits, and nothing is to be done about their identity."""
-    owner = state.owners.get(keys[0])
+    owners = state.owners
+    owner = owners.get(keys[0])
     if owner is None:
         return None
     for key in keys:
-        if state.owners.get(key) != owner:
+        if owners.get(key) != owner:
             return None
     visitor = state.visitors.get(owner)
     return visitor if visitor is not None and visitor.last_us >= oldest_us else None
@@ -304,6 +311,17 @@ def write_identity(plan: Recognised, state: State, uid: str, time_us: int) -> Vi
     visitor = plan.visitor
     if plan.anonymous:
         return visitor
+    if plan.link or plan.absorbed or plan.forgotten:
+        _write_owners(plan, state)
+    if uid and not visitor.uid:
+        visitor.uid = uid
+    visitor.last_us = time_us
+    state.put_visitor(visitor)
+    return visitor
+
+
+def _write_owners(plan: Recognised, state: State) -> None:
+    visitor = plan.visitor
     for visitor_id in plan.absorbed:
         absorbed = state.visitors[visitor_id]
         for key in absorbed.identifiers:
@@ -315,32 +333,26 @@ def write_identity(plan: Recognised, state: State, uid: str, time_us: int) -> Vi
         state.put_owner(key, visitor.id)
         if key not in visitor.identifiers:
             visitor.identifiers.append(key)
-    if uid and not visitor.uid:
-        visitor.uid = uid
-    visitor.last_us = time_us
-    state.put_visitor(visitor)
-    return visitor
 
 
-def write_event(visitor: Visitor, event: Event, seq: int, time_us: int, once: Iterable[str]) -> None:
+def write_event(visitor: Visitor, event: Event, seq: int, time_us: int, once: list[str]) -> None:
     """Write what only an accepted hit leaves behind: history, counts, clicks, remembered parameters, used once keys."""
-    history = visitor.history
-    history.append((seq, time_us, event.name))
+    name, fields, history = event.name, event.fields, visitor.history
+    history.append((seq, time_us, name))
     if len(history) > HISTORY:
         del history[0]
-    stat = visitor.events.get(event.name)
+    stat = visitor.events.get(name)
     if stat is None:
-        visitor.events[event.name] = EventStat(1, time_us, time_us, seq, event.fields)
+        visitor.events[name] = EventStat(1, time_us, time_us, seq, fields)
     else:
-        stat.count += 1
-        stat.last_us, stat.last_seq, stat.fields = time_us, seq, event.fields
-    affiliate = event.fields.get("affiliate")
-    if affiliate is not None and event.name == "click":
-        visitor.clicks.append((seq, time_us, affiliate))
+        visitor.events[name] = EventStat(stat.count + 1, stat.first_us, time_us, seq, fields)
+    if name == "click" and "affiliate" in fields:
+        visitor.clicks.append((seq, time_us, fields["affiliate"]))
         if len(visitor.clicks) > HISTORY:
             del visitor.clicks[0]
     _remember(visitor, event.params, seq)
-    visitor.once.extend(once)
+    if once:
+        visitor.once.extend(once)
 
 
 def _remember(visitor: Visitor, params: dict[str, str], seq: int) -> None:
@@ -351,7 +363,7 @@ def _remember(visitor: Visitor, params: dict[str, str], seq: int) -> None:
         if known is None:
             remembered[name] = Remembered(value, seq, value, seq)
         else:
-            known.last, known.last_seq = value, seq
+            remembered[name] = Remembered(value, seq, known.first, known.first_seq)
     if len(remembered) > before:
         visitor.params = dict(sorted(remembered.items()))
         _drop_oldest(visitor)
