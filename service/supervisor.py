@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import logging
 import os
 import signal
@@ -38,6 +39,7 @@ READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
 CALM_S = 5.0  # a child that ran this long is restarted at once
 LOOK_EVERY_S = 0.05
+SERVERS = 0  # they are stopped last
 
 
 class Child(msgspec.Struct):
@@ -53,6 +55,12 @@ class Child(msgspec.Struct):
     restarts: int = 0
     not_before_s: float = 0.0
 
+    @property
+    def last_signal(self) -> int:
+        """What it gets when the supervisor is killed. A role could settle nothing then, for its servers die as well, and
+        would only wait for them; what it leaves undone is found at the next start."""
+        return signal.SIGTERM if self.order == SERVERS else signal.SIGKILL
+
 
 class Up:
     """The processes of one machine. Use as a context manager: everything that was started ends with it."""
@@ -63,6 +71,7 @@ class Up:
         self._extra = environment or {}
         self.children: dict[str, Child] = {}
         self._stopping = threading.Event()
+        self._ended = threading.Event()
         self._lock = threading.Lock()
         self._claim: int | None = None
 
@@ -100,7 +109,7 @@ class Up:
         folder = self.settings.var / name
         process = start_server(port, folder, durable)
         child = Child(
-            name, server_command(port, folder, durable), {}, folder / "server.log", 0, process, time.monotonic()
+            name, server_command(port, folder, durable), {}, folder / "server.log", SERVERS, process, time.monotonic()
         )
         self.children[name] = child
 
@@ -118,7 +127,7 @@ class Up:
         with child.log_path.open("ab") as out:
             child.process = subprocess.Popen(
                 child.command, env=child.environment or None, stdout=out, stderr=out, stdin=subprocess.DEVNULL,
-                preexec_fn=die_with_parent,
+                preexec_fn=functools.partial(die_with_parent, child.last_signal),
             )  # fmt: skip
         child.started_s = time.monotonic()
 
@@ -175,6 +184,7 @@ class Up:
         def work() -> None:
             while not self._stopping.wait(LOOK_EVERY_S * 2):
                 self.look_after()
+            self._ended.wait()  # the parent of a child is the thread that started it
 
         thread = threading.Thread(target=work, name="supervisor", daemon=True)
         thread.start()
@@ -194,6 +204,7 @@ class Up:
         with self._lock:
             for order in sorted({child.order for child in self.children.values()}, reverse=True):
                 _end([child for child in self.children.values() if child.order == order])
+        self._ended.set()
         if self._claim is not None:
             os.close(self._claim)
             self._claim = None

@@ -229,6 +229,32 @@ def test_a_killed_up_takes_everything_with_it_and_can_be_started_again(tmp_path:
     again.close()
 
 
+def test_a_child_that_a_thread_has_started_ends_in_its_turn(tmp_path: Path) -> None:
+    # given two children that note when they are told to end, both started again by the thread that looks after them
+    note = (
+        "import pathlib, signal, sys, time\n"
+        "def end(*_):\n"
+        "    time.sleep(float(sys.argv[2])); open(sys.argv[3], 'a').write(sys.argv[1]); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "pathlib.Path(sys.argv[3] + sys.argv[1]).touch()\n"
+        "signal.pause()\n"
+    )
+    record = tmp_path / "order"
+    up = Up(Settings(var=tmp_path), embedded=False)
+    up.keep()
+    for name, order, takes_s in (("first", 1, "0.3"), ("last", 0, "0")):
+        up.add(name, [sys.executable, "-c", note, name, takes_s, str(record)], order)
+        started = tmp_path / f"order{name}"
+        until(started.exists, f"{name} to be up")
+        started.unlink()
+        up.kill(name)
+        until(started.exists, f"{name} to be up again")
+    # when everything is stopped
+    up.stop()
+    # then the one that needs the other has ended before the other was told to
+    assert record.read_text() == "firstlast"
+
+
 def test_a_child_that_ends_again_and_again_is_started_less_and_less_often(tmp_path: Path) -> None:
     # given a child that cannot work
     up = Up(Settings(var=tmp_path), embedded=False)
