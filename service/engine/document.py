@@ -19,10 +19,18 @@ def read_toml(text: str, source: str) -> dict[str, Any]:
     except RecursionError:
         raise RulebookError([Problem("", "lists or tables are nested too deeply")], source) from None
     except tomllib.TOMLDecodeError as error:
-        message = str(error)
-        line = message.rpartition("(at line ")[2].partition(",")[0]
-        problem = Problem("", message.partition(" (at ")[0], int(line) if line.isdigit() else 0)
-        raise RulebookError([problem], source) from None
+        raise RulebookError([_syntax_problem(text, str(error))], source) from None
+
+
+def _syntax_problem(text: str, message: str) -> Problem:
+    """What the parser says, in our form; a document that ends too early is wrong where its last statement begins."""
+    what, _, where = message.partition(" (at ")
+    number = where.removeprefix("line ").partition(",")[0]
+    if number.isdigit():
+        return Problem("", f"{what}: {text.splitlines()[int(number) - 1].strip()[:60]!r} is no TOML", int(number))
+    complete = [first + statement.count("\n") for first, statement in _statements(text)]
+    line = max(complete, default=1)
+    return Problem("", "the document ends in the middle of what begins here; close the quotes or brackets", line)
 
 
 def dotted(path: Path) -> str:

@@ -342,3 +342,17 @@ def test_a_line_is_found_for_every_key_of_the_sample_rulebook() -> None:
     assert lines[found.of(("trigger", 3, "when")) - 1].startswith("when = 'not")
     assert found.of(("affiliate", "bestodds", "for", "acme", "first-deposit", "webhook"))
     assert found.of(("nothing",)) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("[client.acme]\nname = 'Acme'\nparams = [\n  'a',\n", 3, "ends in the middle"),
+        ("x = [\n", 1, "ends in the middle"),
+        ("[client.acme]\nname == 'Acme'\n", 2, "name =="),
+    ],
+)
+def test_a_syntax_error_names_the_line_where_it_begins(text: str, line: int, words: str) -> None:
+    with pytest.raises(RulebookError) as found:
+        load(text, "rules.toml")
+    assert str(found.value).startswith(f"rules.toml: line {line}: ") and words in str(found.value)
