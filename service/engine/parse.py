@@ -31,9 +31,9 @@ CURRENCY = re.compile(r"[A-Z]{3}\Z")
 MACRO = re.compile(r"\$?\{[^{}]*\}\Z|\{\{[^{}]*\}\}\Z|\[[^\[\]]*\]\Z|\[\[[^\[\]]*\]\]\Z|#[^#]*#\Z|%[A-Za-z0-9_]+%\Z")
 BROWSER_ROUTES = frozenset({"e.gif", "e.js"})
 
-_RESERVED = frozenset(RESERVED)
 _SORTED_RESERVED = tuple(sorted(RESERVED))
 _MACRO_ENDS = "}]#%"
+_ASCII = {form % byte: chr(byte) for byte in range(128) for form in ("%02X", "%02x")}
 _JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _json = msgspec.json.Decoder(type=dict[str, msgspec.Raw])
 _json_string = msgspec.json.Decoder(type=str)
@@ -113,7 +113,10 @@ def decode(hit: Hit) -> dict[str, str]:
         raw.update(_decode_body(hit))
     if len(raw) > MAX_PARAMETERS:
         raise _Refused(Reason.TOO_MANY_PARAMETERS, f"{len(raw)} parameters, at most {MAX_PARAMETERS} are read", raw)
-    if max(map(len, raw), default=0) > MAX_NAME or max(map(len, raw.values()), default=0) > MAX_VALUE:
+    size = len(hit.query) + len(hit.body)  # no text is longer than the bytes it came in
+    if (size > MAX_NAME and max(map(len, raw), default=0) > MAX_NAME) or (
+        size > MAX_VALUE and max(map(len, raw.values()), default=0) > MAX_VALUE
+    ):
         _refuse_length(raw)
     return raw
 
@@ -142,10 +145,13 @@ def _decode_body(hit: Hit) -> dict[str, str]:
 def _decode_pairs(data: bytes) -> dict[str, str]:
     """`a=1&b=2`. An empty value is an absent one, so it takes nothing from an earlier one of the same name."""
     pairs: dict[str, str] = {}
-    plain = b"%" not in data and data.isascii()
-    for part in data.decode("latin-1").replace("+", " ").split("&"):  # one character per byte, until it is decoded
+    text = data.decode("latin-1")  # one character per byte, until it is decoded
+    if "+" in text:
+        text = text.replace("+", " ")
+    coded = "%" in text or not text.isascii()
+    for part in text.split("&"):
         name, _, value = part.partition("=")
-        if not plain and ("%" in part or not part.isascii()):
+        if coded and ("%" in part or not part.isascii()):
             try:
                 name, value = _decode_text(name), _decode_text(value)
             except UnicodeDecodeError:
@@ -157,6 +163,15 @@ def _decode_pairs(data: bytes) -> dict[str, str]:
 
 def _decode_text(text: str) -> str:
     """A text with one character per byte to what its bytes say."""
+    if text.isascii():
+        decoded, *coded = text.split("%")
+        for piece in coded:
+            char = _ASCII.get(piece[:2])
+            if char is None:
+                break
+            decoded += char + piece[2:]
+        else:
+            return decoded
     return unquote_to_bytes(text.encode("latin-1")).decode()
 
 
@@ -249,17 +264,17 @@ def _split(raw: dict[str, str], client: Client) -> tuple[dict[str, str], dict[st
 
     An alias fills a reserved name that did not come and stays a custom parameter.
     """
-    fields = {name: raw[name] for name in _SORTED_RESERVED if name in raw}
-    params = {name: value for name, value in raw.items() if name not in _RESERVED}
+    params = raw.copy()
+    fields = {name: params.pop(name) for name in _SORTED_RESERVED if name in raw}
     ignored = ""
     for name in IDENTIFIERS:
         if name in fields and is_no_id(fields[name], client):
             ignored += f", {name} {fields.pop(name)[:80]!r}"
     filled = False
     for alias, name in client.aliases.items():
-        value = params.get(alias)
-        if value is None or name in fields:
+        if alias not in params or name in fields:
             continue
+        value = params[alias]
         if name in IDENTIFIERS and is_no_id(value, client):
             ignored += f", {alias} {value[:80]!r}"
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote_to_bytes, urlencode
 
 import msgspec
 import pytest
@@ -20,6 +20,7 @@ from service.engine.parse import (
     MAX_PARAMETERS,
     MAX_QUERY_BYTES,
     NUMBER,
+    _decode_text,
     parameters,
 )
 from service.engine.rulebook import NOT_AN_ID
@@ -424,3 +425,27 @@ def test_the_number_pattern_takes_only_what_a_decimal_holds_exactly(text: str) -
         assert len(places) <= 9
     else:
         assert not (text.isascii() and text.isdigit() and len(text) <= 18)
+
+
+@given(st.text(alphabet="%aAf0+29é=& ", max_size=12))
+def test_the_short_way_of_decoding_says_what_the_standard_one_says(text: str) -> None:
+    # given any text of the wire, one character per byte
+    try:
+        expected = unquote_to_bytes(text.encode("latin-1")).decode()
+    except UnicodeDecodeError:
+        with pytest.raises(UnicodeDecodeError):
+            _decode_text(text)
+    else:
+        assert _decode_text(text) == expected
+
+
+def test_a_value_of_the_greatest_length_is_read_in_a_short_query_and_a_longer_one_is_not() -> None:
+    for name, value, reason in (
+        ("n" * 64, "x", ""),
+        ("n" * 65, "x", "name_too_long"),
+        ("n", "x" * 1025, "value_too_long"),
+    ):
+        found = parse(hit(f"{OK}&{name}={value}"), load(SIMPLE))
+        assert (found.reason if isinstance(found, Rejection) else "") == reason
+        body = parse(hit(OK, body=f"{name}={value}".encode()), load(SIMPLE))
+        assert (body.reason if isinstance(body, Rejection) else "") == reason
