@@ -177,13 +177,16 @@ def _print_verification(verification: Verification) -> None:
 @click.command("explain")
 @_LOG
 @click.argument("hit_id")
+@_RULES
 @_JSON
 @one_line_errors
-def explain_command(log: Path, hit_id: str, as_json: bool) -> None:
+def explain_command(log: Path, hit_id: str, rules: Path | None, as_json: bool) -> None:
     """Say what became of the hit HIT_ID of LOG (a folder of tables), and why."""
-    explanation: Explanation = explain_hit(lab.open(log), hit_id)
+    with progress("replaying what came before") as report:
+        explanation: Explanation = explain_hit(lab.open(log), hit_id, rules, report)
     if as_json:
-        _print_json({"hit_id": explanation.hit_id, "lines": list(explanation.lines), "decision": explanation.decision,
+        _print_json({"hit_id": explanation.hit_id, "lines": list(explanation.lines), "notes": list(explanation.notes),
+                     "story": msgspec.to_builtins(explanation.story), "decision": explanation.decision,
                      "postbacks": list(explanation.postbacks), "attempts": list(explanation.attempts)})  # fmt: skip
     else:
         _say(terminal(), "\n".join(explanation.lines))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from decimal import Decimal
 
-from service.engine.conditions import Node
+from service.engine.conditions import UNITS_S, Node
 from service.engine.rulebook import DAY_US
 from service.engine.templates import iso_time
 
@@ -132,12 +132,23 @@ def as_written(node: Node) -> str:
     if kind == "member":
         return f"{as_written(node[1])} in [{', '.join(map(as_written, node[2:]))}]"
     if kind == "compare":
-        return f"{as_written(node[1])} {node[2]} {as_written(node[3])}"
+        aged = "since" in (node[1][0], node[3][0])
+        left, right = (_duration(side) if aged else as_written(side) for side in (node[1], node[3]))
+        return f"{left} {node[2]} {right}"
     if kind == "matches":
         return f"{as_written(node[1])} matches {_quoted(node[2])}"
     if kind in ("exists", "count", "since"):
         return f"{kind}({node[1] if kind == 'exists' else _quoted(node[1])})"
     return number(node[1]) if kind == "number" else _quoted(node[1]) if kind == "text" else str(node[1])
+
+
+def _duration(node: Node) -> str:
+    """A number beside an age as people write it, `7d`."""
+    if node[0] != "number" or node[1] <= 0 or node[1] != int(node[1]):
+        return as_written(node)
+    whole = int(node[1])
+    unit = next(unit for unit in ("d", "h", "m", "s") if whole % UNITS_S[unit] == 0)
+    return f"{whole // UNITS_S[unit]}{unit}" if whole // UNITS_S[unit] < 1_000_000_000 else as_written(node)
 
 
 def _quoted(text: str) -> str:

@@ -6,15 +6,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 import lab
 from lab.commands import COMMANDS
-from lab.explain import explain
-from service.archive.schemas import SCHEMAS
-from service.engine import Stage
 from tests.lab.conftest import RULES, Past, attempt_at, receipt_of
 
 Store = Callable[[Past], Path]
@@ -137,85 +133,6 @@ def test_verify_ends_with_status_1_and_names_the_parameter(past: Past, tables_of
     found = json.loads(document.stdout)
     assert (found["ok"], found["verified_equal"], found["differences"]) == (False, 5, 1)
     assert found["found"][0]["parameter"] == "cid"
-
-
-def test_explain_tells_the_story_of_a_sale(past: Past, tables_of: Store) -> None:
-    sale = next(outcome for _, _, outcome in past.outcomes if outcome.fields.get("txid") == "t1")
-
-    lines = run("explain", tables_of(past), sale.hit_id).stdout.splitlines()
-
-    text = "\n".join(lines)
-    assert lines[0] == f"Hit {sale.hit_id} at 2026-03-02 00:03:00 UTC (partition 3, epoch 1, entry 4)"
-    assert "GET /e?client=acme&event=sale" in text
-    assert "Verdict: accepted as event 'sale' of client 'acme'" in text
-    assert f"visitor: {sale.visitor}, known before" in text
-    assert "affiliate: best" in text
-    assert "  deposit: fired, payout 12.50 EUR" in lines
-    assert "  signup: stopped at event (waits for another event)" in lines
-    assert f"deposit to affiliate:best: due, GET {sale.postbacks[1].url}" in text
-    assert "attempt 1 at 2026-03-02 00:11:01 UTC: delivered, status 200, 4 ms; delivered" in text
-
-
-def test_explain_gives_the_reason_of_a_rejection_and_of_a_stopped_trigger(past: Past, tables_of: Store) -> None:
-    log = lab.open(tables_of(past))
-    broken = next(outcome for _, _, outcome in past.outcomes if outcome.reason == "invalid_amount")
-    small = next(outcome for _, _, outcome in past.outcomes if outcome.fields.get("txid") == "t2")
-
-    assert "Verdict: rejected, invalid_amount: amount '12,50'" in repr(explain(log, broken.hit_id))
-    assert "deposit: stopped at condition (its condition does not hold)" in repr(explain(log, small.hit_id))
-
-
-def test_explain_reads_what_a_postback_waits_for(past: Past, tables_of: Store) -> None:
-    partition, postback = next(pair for pair in past.postbacks if pair[1].state == "due")
-    index = next(i for i, (_, attempt) in enumerate(past.attempts) if attempt.postback_id == postback.id)
-    failed = attempt_at(
-        postback, past.now_us, result="refused", status=0, error="connection refused", state="due",
-        next_due_us=past.now_us + 5_000_000,
-    )  # fmt: skip
-    past.attempts[index] = (partition, failed)
-
-    text = repr(explain(lab.open(tables_of(past)), postback.hit_id))
-
-    assert "refused, connection refused, 4 ms; due, again at 2026-03-02 00:11:05 UTC" in text
-
-
-def test_explain_as_json_holds_the_rows(past: Past, tables_of: Store) -> None:
-    sale = next(outcome for _, _, outcome in past.outcomes if outcome.fields.get("txid") == "t1")
-
-    document = json.loads(run("explain", tables_of(past), sale.hit_id, "--json").stdout)
-
-    assert document["decision"]["fields"]["txid"] == "t1"
-    assert list(document["postbacks"][0]) == SCHEMAS["postbacks"].names
-    assert len(document["attempts"]) == 2
-
-
-def test_an_unknown_hit_is_one_line_and_status_2(past: Past, tables_of: Store) -> None:
-    result = run("explain", tables_of(past), "abc")
-
-    assert result.exit_code == 2
-    assert "there is no hit 'abc'" in result.stderr
-
-
-def test_a_hit_of_any_bytes_can_be_explained(tables_of: Store) -> None:
-    past = Past()
-    past.publish(RULES)
-    outcome = past.hit("client=acme&event=sale")
-    entry = past.entries[-1]
-    assert entry.hit is not None
-    odd = msgspec.structs.replace(entry.hit, query=b"client=acme&x=\xff<b>", body=b"\x00\xfe", flags=("body_cut",))
-    past.entries[-1] = msgspec.structs.replace(entry, hit=odd)
-
-    explanation = explain(lab.open(tables_of(past)), outcome.hit_id)
-
-    assert r"x=\xff<b>" in repr(explanation)
-    assert "body_cut" in repr(explanation)
-    assert "&lt;b&gt;" in explanation._repr_html_()
-
-
-def test_every_stage_has_its_words(past: Past, tables_of: Store) -> None:
-    from lab.explain import STOPPED
-
-    assert set(STOPPED) == set(Stage)
 
 
 def test_every_command_and_option_is_in_the_readme() -> None:
