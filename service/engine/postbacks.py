@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from service.engine.model import Firing, Postback, PostbackState
 from service.engine.rulebook import Affiliate, Client, Rulebook, Trigger
-from service.engine.templates import Template, encode_url, iso_time
+from service.engine.templates import Template, iso_time
 from service.engine.triggers import Facts, payout_of
 
 _encode = msgspec.json.Encoder().encode
@@ -47,7 +47,7 @@ def _postback(
     state = _RECORDED if test else _WITHHELD
     if template is not None and template.macros:
         verb = "GET"
-        rendered = template.fill(_values(template, facts, firing, identity).get, encode_url)
+        rendered = template.fill(_values(template, facts, firing, identity).get)
         url, missing = rendered.text, rendered.missing
         state = _WITHHELD if rendered.withheld else _DUE
     elif template is not None:

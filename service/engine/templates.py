@@ -1,15 +1,15 @@
-"""Templates: `{name}` in a URL, a text or a JSON value, checked when the rulebook is saved, rendered when it fires.
+"""Templates: `{name}` in an address, JSON, a mail, HTML or JavaScript: checked when the rulebook is saved, then filled.
 
     {name}  {name|raw}  {name|default:x}  {name|sha256}  {time|%Y-%m-%d}  {name!}  {{  }}
 
-In a URL every value is percent-encoded unless `raw` is asked for; `!` means that the postback must have the value.
+Every value is written by the rules of the place where it stands (`CONTEXTS`); `!`: the postback must have the value.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Protocol
@@ -17,21 +17,42 @@ from typing import Protocol
 import msgspec
 
 from service.engine.errors import TemplateError
+from service.engine.escaping import (
+    Filter,
+    Place,
+    encode_url,
+    place_html,
+    place_js,
+    place_json,
+    place_text,
+    place_url,
+    raw_url,
+)
+
+__all__ = ["CONTEXTS", "Macro", "Rendered", "Template", "compile_template", "encode_url", "format_time", "iso_time"]
 
 MACRO_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_:-]*(?:\.[A-Za-z0-9_:/-]+)*\Z")  # behind the dot also events: last.a/b.ts
 TIME_CODES = {  # where each stands in a time written by `iso_time`
     "%Y": slice(0, 4), "%m": slice(5, 7), "%d": slice(8, 10), "%H": slice(11, 13), "%M": slice(14, 16),
     "%S": slice(17, 19),
 }  # fmt: skip
-_PERCENT = tuple(
-    [
-        chr(byte) if (chr(byte).isalnum() and byte < 128) or chr(byte) in "_.-~" else f"%{byte:02X}"
-        for byte in range(256)
-    ]
-)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-Filter = Callable[[str], str]
+
+class Context(msgspec.Struct, frozen=True):
+    """A kind of text that a template makes. place: gives each macro its encoder. raw: what `raw` does, None if refused."""
+
+    place: Callable[[Sequence[str | None]], list[Place]]
+    raw: Filter | None = None
+
+
+CONTEXTS = {
+    "url": Context(place_url, raw_url),
+    "json": Context(place_json),
+    "text": Context(place_text),
+    "html": Context(place_html),
+    "js": Context(place_js),
+}
 
 
 class Values(Protocol):
@@ -61,37 +82,46 @@ class Rendered(msgspec.Struct, frozen=True, gc=False):
 
 
 class Template(msgspec.Struct, frozen=True, gc=False):
-    """A compiled template: literal texts and macros in turn.
+    """A compiled template: literal texts and macros in turn, and the context it was compiled for.
 
-    Derived: macros, in their order; slots, the place, the name and the macro (None for a plain one) of each; frame, the
-    parts as texts, empty where a macro stands; looked_up, the names that are not plain ones.
+    Derived: macros, in their order; slots, for each its place, name, encoder and itself (None for a plain one); frame, the
+    parts as texts, with what stands for a missing value; looked_up, the names that are not plain ones.
     """
 
     source: str
     parts: tuple[str | Macro, ...]
     macros: tuple[Macro, ...] = ()
-    slots: tuple[tuple[int, str, Macro | None], ...] = ()
+    slots: tuple[tuple[int, str, Filter, Macro | None], ...] = ()
     frame: tuple[str, ...] = ()
     looked_up: tuple[str, ...] = ()
+    context: str = "url"
 
     def render(self, values: Values, encode: Filter | None = None) -> Rendered:
-        """Render with `encode` applied to each value that is not raw."""
-        return self.fill(values.value, encode or encode_url)
+        """Render for the context. encode: another encoder for the values that are not raw."""
+        if encode is None:
+            return self.fill(values.value)
+        slots = tuple(
+            [
+                (place, name, encode if macro is None or not macro.raw else own, macro)
+                for place, name, own, macro in self.slots
+            ]
+        )
+        return msgspec.structs.replace(self, slots=slots).fill(values.value)
 
-    def fill(self, ask: Callable[[str], str | None], encode: Filter) -> Rendered:
+    def fill(self, ask: Callable[[str], str | None]) -> Rendered:
         """Render with the values that `ask` gives for names."""
         out = [*self.frame]
         missing: tuple[str, ...] = ()
         withheld = False
-        for place, name, macro in self.slots:
+        for place, name, encode, macro in self.slots:
             value = ask(name)
             if macro is not None:
                 value = _filtered(macro, value)
                 withheld = withheld or (macro.required and value is None)
-            if value is None:
-                missing += () if name in missing else (name,)
-            else:
-                out[place] = value if macro is not None and macro.raw else encode(value)
+            if value is not None:
+                out[place] = encode(value)
+            elif name not in missing:
+                missing += (name,)
         return Rendered("".join(out), missing, withheld)
 
 
@@ -105,8 +135,12 @@ def _filtered(macro: Macro, value: str | None) -> str | None:
     return value
 
 
-def compile_template(source: str) -> Template:
-    """Compile a template. Raises TemplateError for unbalanced braces, unknown filters and malformed names."""
+def compile_template(source: str, context: str = "url") -> Template:
+    """Compile a template for a context of `CONTEXTS`.
+
+    Raises TemplateError for unbalanced braces, unknown filters, malformed names, `raw` where it is refused, and macros
+    where no value is safe.
+    """
     parts: list[str | Macro] = []
     text: list[str] = []
     position = 0
@@ -133,16 +167,27 @@ def compile_template(source: str) -> Template:
             position += 1
     if text:
         parts.append("".join(text))
-    return _template(source, parts)
+    return _template(source, parts, context)
 
 
-def _template(source: str, parts: list[str | Macro]) -> Template:
-    placed = [(place, part) for place, part in enumerate(parts) if isinstance(part, Macro)]
-    macros = tuple([macro for _, macro in placed])
-    slots = tuple([(place, macro.name, None if macro == Macro(macro.name) else macro) for place, macro in placed])
-    frame = tuple(["" if isinstance(part, Macro) else part for part in parts])
+def _template(source: str, parts: list[str | Macro], context: str) -> Template:
+    rules = CONTEXTS[context]
+    macros = tuple([part for part in parts if isinstance(part, Macro)])
+    for macro in macros:
+        if macro.raw and rules.raw is None:
+            raise TemplateError(f"{{{macro.name}|raw}}: raw is for addresses only; in {context} every value is escaped")
+    places = iter(rules.place([None if isinstance(part, Macro) else part for part in parts]))
+    slots, frame = [], []
+    for number, part in enumerate(parts):
+        if isinstance(part, str):
+            frame.append(part)
+            continue
+        encode, without = next(places)
+        frame.append(without)
+        plain = part == Macro(part.name)
+        slots.append((number, part.name, (part.raw and rules.raw) or encode, None if plain else part))
     looked_up = tuple([macro.name for macro in macros if macro.name == "time" or "." in macro.name])
-    return Template(source, tuple(parts), macros, slots, frame, looked_up)
+    return Template(source, tuple(parts), macros, tuple(slots), tuple(frame), looked_up, context)
 
 
 def _macro(body: str) -> Macro:
@@ -172,20 +217,6 @@ def _filter(name: str, written: str) -> dict[str, object]:
             raise TemplateError(f"{{{name}|{written}}}: only %Y %m %d %H %M %S are known")
         return {"time_format": written}
     raise TemplateError(f"{{{name}|{written}}}: the filters are raw, sha256, default:x and, for time, %Y-%m-%d")
-
-
-def encode_url(value: str) -> str:
-    """Percent-encode everything but the unreserved characters of RFC 3986."""
-    if value.isascii() and value.isalnum():
-        return value
-    return _percent_known(value) if len(value) <= 64 else _percent(value)
-
-
-def _percent(value: str) -> str:
-    return "".join(map(_PERCENT.__getitem__, value.encode()))
-
-
-_percent_known = lru_cache(maxsize=1024)(_percent)  # short values come again and again
 
 
 def iso_time(time_us: int) -> str:
