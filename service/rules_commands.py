@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,9 @@ import msgspec
 
 from service.archive import tables
 from service.cli import InputError, one_line_errors, settings_of
-from service.engine import Rulebook, load
-from service.engine.conditions import UNITS_S
-from service.engine.rulebook import FOREVER_US
-from service.engine.templates import iso_time
+from service.engine import EMPTY, Problem, Rulebook, RulebookError, load
+from service.engine.difference import difference, lines
+from service.engine.lint import WARNING, Finding, lint
 from service.rulebooks import current_id, publish
 from service.servers import check_journal
 from service.settings import make_writable
@@ -44,19 +44,44 @@ def read_rules(path: Path) -> Rulebook:
 
 @rules.command()
 @_FILE
+@click.option("--strict", is_flag=True, help="Exit status 1 if there is a warning.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 @one_line_errors
-def check(file: Path, as_json: bool) -> None:
-    """Read a rulebook and report everything that is wrong with it."""
-    rulebook = read_rules(file)
-    found = {
+def check(file: Path, strict: bool, as_json: bool) -> None:
+    """Read a rulebook and report what is wrong with it, then what looks wrong. Exit status 2 for errors."""
+    rulebook, problems = _read_draft(file)
+    found = lint(rulebook, time.time_ns() // 1000)
+    warned = any(finding.level == WARNING for finding in found)
+    if as_json:
+        click.echo(msgspec.json.encode(_report(rulebook, problems, found)).decode())
+    else:
+        for problem in problems:
+            click.echo(f"{file}: {problem}", err=True)
+        for finding in found:
+            click.echo(f"{file}: {finding}", err=bool(problems))
+        if not problems:
+            click.echo(f"{file} is a rulebook: " + ", ".join(f"{n} {v}" for n, v in _counts(rulebook).items()))
+    sys.exit(2 if problems else 1 if strict and warned else 0)
+
+
+def _read_draft(path: Path) -> tuple[Rulebook, tuple[Problem, ...]]:
+    """A rulebook and its errors; with errors, what could be read of it."""
+    try:
+        return read_rules(path), ()
+    except RulebookError as error:
+        return error.draft or EMPTY, error.problems
+
+
+def _counts(rulebook: Rulebook) -> dict[str, Any]:
+    return {
         "rulebook": rulebook.id, "clients": len(rulebook.clients), "affiliates": len(rulebook.affiliates),
         "triggers": len(rulebook.triggers),
     }  # fmt: skip
-    if as_json:
-        click.echo(msgspec.json.encode(found).decode())
-    else:
-        click.echo(f"{file} is a rulebook: " + ", ".join(f"{name} {value}" for name, value in found.items()))
+
+
+def _report(rulebook: Rulebook, problems: tuple[Problem, ...], found: tuple[Finding, ...]) -> dict[str, Any]:
+    counts = _counts(rulebook) if not problems else {}
+    return {**counts, "ok": not problems, "errors": problems, "warnings": found}
 
 
 @rules.command()
@@ -65,70 +90,16 @@ def check(file: Path, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 @one_line_errors
 def diff(old: Path, new: Path, as_json: bool) -> None:
-    """Say what changed from the rulebook OLD to the rulebook NEW; exit status 1 if anything did."""
+    """Say in words what changed from the rulebook OLD to the rulebook NEW; exit status 1 if anything did."""
     before, after = read_rules(old), read_rules(new)
-    lines = differences(before, after)
+    changes = difference(before, after)
     if as_json:
-        document = {"equal": not lines, "old": before.id, "new": after.id, "differences": lines}
+        document = {"equal": not changes, "old": before.id, "new": after.id, "changes": changes}
         click.echo(msgspec.json.encode(document).decode())
     else:
         same = "no difference" if before.id == after.id else "the texts differ, the rules do not"
-        click.echo("\n".join(lines) or same)
-    sys.exit(1 if lines else 0)
-
-
-def differences(old: Rulebook, new: Rulebook) -> list[str]:
-    """What changed, a line each: things added, removed, and fields with their old and new values."""
-    lines: list[str] = []
-    groups: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
-        ("client", dict(old.clients), dict(new.clients)),
-        ("affiliate", dict(old.affiliates), dict(new.affiliates)),
-        ("trigger", {t.name: t for t in old.triggers}, {t.name: t for t in new.triggers}),
-    )
-    for kind, before, after in groups:
-        lines += [f"{kind} {name} is gone" for name in before if name not in after]
-        lines += [f"{kind} {name} is new" for name in after if name not in before]
-        for name in before:
-            if name in after:
-                lines += [f"{kind} {name}: {line}" for line in _changed(before[name], after[name])]
-    return lines
-
-
-def _changed(before: Any, after: Any) -> list[str]:
-    names = before.__struct_fields__
-    pairs = [(name, _of(name, getattr(before, name)), _of(name, getattr(after, name))) for name in names]
-    return [f"{name.removesuffix('_us')}: {old}  ->  {new}" for name, old, new in pairs if old != new]
-
-
-def _of(name: str, value: Any) -> str:
-    """The value of a field as a person wrote it."""
-    if name in ("from_us", "until_us"):
-        return "always" if value in (0, FOREVER_US) else iso_time(value)
-    return _duration(value) if name.endswith("_us") else _shown(value)
-
-
-def _duration(value_us: int) -> str:
-    """Microseconds in the largest unit that divides them."""
-    seconds = value_us // 1_000_000
-    unit = next((unit for unit in ("d", "h", "m") if seconds and seconds % UNITS_S[unit] == 0), "s")
-    return f"{seconds // UNITS_S[unit]}{unit}" if seconds else "nothing"
-
-
-def _shown(value: Any) -> str:
-    """A value as a person wrote it: templates and conditions by their text, sets sorted, defaults left out."""
-    for attribute in ("source", "text"):
-        if hasattr(value, attribute):
-            return str(getattr(value, attribute))
-    if isinstance(value, frozenset):
-        return ", ".join(sorted(value)) or "nothing"
-    if isinstance(value, dict):
-        return ", ".join(f"{_shown(k)} = {_shown(v)}" for k, v in sorted(value.items())) or "nothing"
-    if isinstance(value, msgspec.Struct):
-        fields = [(f.name, getattr(value, f.name), f.default) for f in msgspec.structs.fields(value)]
-        return ", ".join(f"{name} {_shown(inner)}" for name, inner, usual in fields if inner != usual)
-    if isinstance(value, tuple):
-        return ", ".join(map(_shown, value)) or "nothing"
-    return "nothing" if value in (None, "") else str(value)
+        click.echo("\n".join(lines(changes)) or same)
+    sys.exit(1 if changes else 0)
 
 
 @rules.command(name="publish")

@@ -9,8 +9,12 @@ EngineError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from service.engine.rulebook import Rulebook
 
 
 class EngineError(Exception):
@@ -46,9 +50,13 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class RulebookError(EngineError):
-    """All problems of one rulebook text, in the order of their lines."""
+    """All problems of one rulebook text, in the order of their lines.
 
-    def __init__(self, problems: Sequence[Problem], source: str = "rulebook") -> None:
+    draft: what could be read of it, to be looked at and never to decide by; None if the text is no document.
+    """
+
+    def __init__(self, problems: Sequence[Problem], source: str = "rulebook", draft: Rulebook | None = None) -> None:
         self.problems = tuple(sorted(problems, key=lambda problem: problem.line))
         self.source = source
+        self.draft = draft
         super().__init__("\n".join(f"{source}: {problem}" for problem in self.problems))

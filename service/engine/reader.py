@@ -65,7 +65,9 @@ def load(text: str, source: str = "rulebook") -> Rulebook:
     if reader.problems:
         lines = Lines(text)
         raise RulebookError(
-            [Problem(dotted(path), message, lines.of(path)) for path, message in reader.problems], source
+            [Problem(dotted(path), message, lines.of(path)) for path, message in reader.problems],
+            source,
+            rulebook,
         )
     return rulebook
 
@@ -76,6 +78,7 @@ class _Reader:
         self.problems: list[tuple[Path, str]] = []
         self.clients: dict[str, Client] = {}
         self.affiliates: dict[str, Affiliate] = {}
+        self.checked: dict[tuple[tuple[str, ...], str, tuple[str, ...], bool], list[str]] = {}
 
     def wrong(self, path: Path, message: str) -> None:
         self.problems.append((path, message))
@@ -346,18 +349,17 @@ class _Reader:
                 self._macros((*path, key), template, client, (), False)
             self._landing(client)
         served = {trigger.client for trigger in triggers if "affiliate" in trigger.to}
+        everybody = sorted(served & self.clients.keys())
         for affiliate in self.affiliates.values():
-            for name in sorted(served & self.clients.keys()):
-                client = self.clients[name]
-                path = ("affiliate", affiliate.name)
-                self._macros((*path, "webhook"), affiliate.webhook, client, tuple(sorted(affiliate.params)), True)
-                self._macros(
-                    (*path, "test_webhook"), affiliate.test_webhook, client, tuple(sorted(affiliate.params)), True
-                )
-                for (owner, trigger), endpoints in affiliate.overrides.items():
-                    if owner == name:
-                        deeper = (*path, "for", owner, *([trigger] if trigger else []), "webhook")
-                        self._macros(deeper, endpoints.webhook, client, tuple(sorted(affiliate.params)), True)
+            path = ("affiliate", affiliate.name)
+            extra = tuple(sorted(affiliate.params))
+            for name in everybody:
+                self._macros((*path, "webhook"), affiliate.webhook, self.clients[name], extra, True)
+                self._macros((*path, "test_webhook"), affiliate.test_webhook, self.clients[name], extra, True)
+            for (owner, trigger), endpoints in affiliate.overrides.items():
+                if owner in served and owner in self.clients:
+                    deeper = (*path, "for", owner, *([trigger] if trigger else []), "webhook")
+                    self._macros(deeper, endpoints.webhook, self.clients[owner], extra, True)
 
     def _landing(self, client: Client) -> None:
         if client.landing is None:
@@ -376,13 +378,23 @@ class _Reader:
     ) -> None:
         if template is None:
             return
+        names = tuple([macro.name for macro in template.macros])
+        key = (names, client.name, extra, foreign)
+        if key not in self.checked:  # most templates ask for the same names
+            self.checked[key] = self._wrong_macros(names, client, extra, foreign)
+        for message in self.checked[key]:
+            self._once(path, message)
+
+    def _wrong_macros(self, names: tuple[str, ...], client: Client, extra: tuple[str, ...], foreign: bool) -> list[str]:
         known = self._known_names(client.name, extra)
-        for macro in template.macros:
-            base = macro.name.partition(".")[2] if macro.name.startswith(("first.", "param.")) else macro.name
-            if not _is_known(macro.name, known):
-                self._once(path, f"unknown macro {{{macro.name}}}{nearest(macro.name, known)}")
-            elif foreign and (base in client.private or _last_field(macro.name) in client.private):
-                self._once(path, f"{{{macro.name}}} is private to client {client.name} and never goes to an affiliate")
+        messages = []
+        for name in names:
+            base = name.partition(".")[2] if name.startswith(("first.", "param.")) else name
+            if not _is_known(name, known):
+                messages.append(f"unknown macro {{{name}}}{nearest(name, known)}")
+            elif foreign and (base in client.private or _last_field(name) in client.private):
+                messages.append(f"{{{name}}} is private to client {client.name} and never goes to an affiliate")
+        return messages
 
     def _once(self, path: Path, message: str) -> None:
         if (path, message) not in self.problems:
@@ -509,7 +521,7 @@ class _Reader:
         template = self._compiled(path, key, text, compile_template)
         if not _host(text):
             self.wrong((*path, key), f"{text!r} is no http(s) address with a fixed host")
-        elif any(char.isspace() or not char.isprintable() for char in text):
+        elif " " in text or not text.isprintable():
             self.wrong((*path, key), f"{text!r} has a space or a control character in it; write it percent-encoded")
         return template
 

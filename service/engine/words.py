@@ -68,7 +68,7 @@ def in_words(node: Node) -> str:
     if kind == "inverse":
         return f"not ({in_words(node[1])})"
     if kind == "exists":
-        return f"there is a value for {node[1]}"
+        return f"a value for {node[1]}"
     if kind == "matches":
         return f'{operand(node[1])} matches "{node[2]}"'
     if kind == "member":

@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 
 from service import keys
 from service.archive import tables
-from service.rules_commands import differences, read_rules, rules
+from service.engine.difference import difference
+from service.rules_commands import read_rules, rules
 from service.settings import Settings
 
 RULES = Path("datasets/rules.toml")
@@ -40,10 +41,13 @@ def line_of(path: Path, passage: str) -> int:
 def test_a_right_rulebook_is_said_to_be_one() -> None:
     plain, as_json = run("check", RULES), run("check", RULES, "--json")
     assert plain.exit_code == as_json.exit_code == 0
-    assert plain.stdout.startswith(f"{RULES} is a rulebook: rulebook ") and "triggers 5" in plain.stdout
+    said = plain.stdout.splitlines()[-1]
+    assert said.startswith(f"{RULES} is a rulebook: rulebook ") and "triggers 5" in said
     found = json.loads(as_json.stdout)
     assert re.fullmatch(r"[0-9a-f]{16}", found.pop("rulebook"))
-    assert found == {"clients": 3, "affiliates": 5, "triggers": 5}
+    warnings = [warning["rule"] for warning in found.pop("warnings")]
+    assert warnings == ["unused_parameter", "unused_parameter", "no_endpoint", "missing_and_not"]
+    assert found == {"clients": 3, "affiliates": 5, "triggers": 5, "ok": True, "errors": []}
 
 
 @pytest.mark.parametrize(
@@ -68,10 +72,11 @@ def test_what_is_wrong_is_named_with_file_line_and_key(
     path = changed(tmp_path, old, new)
     # when it is checked
     done = run("check", path)
-    # then one line names file, line and key, and what would be right
+    # then one line names file, line and key, and what would be right; what only looks wrong comes after it
     assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1, done.stderr
-    found = re.fullmatch(r"(?P<file>.+?): line (?P<line>\d+): (?P<key>[\w.\[\]-]+): (?P<message>.+)\n", done.stderr)
+    error, *rest = done.stderr.splitlines()
+    assert all(": warning: " in line or ": note: " in line for line in rest), done.stderr
+    found = re.fullmatch(r"(?P<file>.+?): line (?P<line>\d+): (?P<key>[\w.\[\]-]+): (?P<message>.+)", error)
     assert found is not None, done.stderr
     assert found["file"] == str(path) and found["key"].startswith(key.split(".")[0])
     assert abs(int(found["line"]) - line_of(path, new)) <= 1
@@ -112,7 +117,7 @@ def test_a_file_that_is_no_rulebook_is_one_line(tmp_path: Path, command: str, ki
     assert done.stderr.startswith(str(path)) and words in done.stderr
 
 
-def test_a_difference_is_told_in_the_words_of_the_file(tmp_path: Path) -> None:
+def test_a_difference_is_told_in_sentences_by_client(tmp_path: Path) -> None:
     # given a rulebook with changes of several kinds
     text = RULES.read_text(encoding="utf-8")
     for old, new in (
@@ -128,19 +133,23 @@ def test_a_difference_is_told_in_the_words_of_the_file(tmp_path: Path) -> None:
     path.write_text(text, encoding="utf-8")
     # when the two are compared
     plain, as_json = run("diff", RULES, path), run("diff", RULES, path, "--json")
-    # then each change is one line, and the status tells a script
+    # then each change is one sentence under its client, and the status tells a script
     assert (plain.exit_code, as_json.exit_code) == (1, 1)
-    lines = plain.stdout.splitlines()
-    assert lines == json.loads(as_json.stdout)["differences"]
-    assert lines == [
-        "client acme: remember: 90d  ->  60d",
-        "affiliate quiet is gone",
-        "affiliate loud is new",
-        'trigger first-deposit: when: amount >= 20 and country in ["DE", "AT", "CH"] and count("sale") == 0  ->  '
-        'amount >= 25 and country in ["DE", "AT", "CH"] and count("sale") == 0',
-        "trigger first-deposit: cap: per affiliate, every day, count 500  ->  per affiliate, every day, count 50",
-        "trigger vip-login: from: always  ->  2026-03-01T00:00:00.000000Z",
+    assert plain.stdout.splitlines() == [
+        "Client acme",
+        "  Client acme forgets a visitor who stays away for more than 60 days instead of 90 days.",
+        "  Trigger first-deposit asks for amount at least 25 instead of 20; it can only fire less often.",
+        "  Trigger first-deposit is capped at 50 firings a day per affiliate instead of 500 firings a day per affiliate; "
+        "it can only fire less often.",
+        "  Trigger vip-login begins at 2026-03-01 00:00:00 UTC instead of any time.",
+        "Affiliates",
+        "  Affiliate quiet is gone: its events fire nothing for it any more.",
+        "  Affiliate loud is new.",
     ]
+    changes = json.loads(as_json.stdout)["changes"]
+    assert [(change["client"], change["subject"], change["key"]) for change in changes[:2]] == [
+        ("acme", "client acme", "remember"), ("acme", "trigger first-deposit", "when"),
+    ]  # fmt: skip
 
 
 def test_no_difference_is_status_0_and_says_whether_the_texts_are_the_same(tmp_path: Path) -> None:
@@ -160,7 +169,7 @@ def test_no_change_of_a_line_goes_unnoticed(tmp_path: Path) -> None:
     unnoticed = []
     for line in settings:
         path.write_text(text.replace(line + "\n", "", 1), encoding="utf-8")
-        if run("check", path).exit_code == 0 and not differences(whole, read_rules(path)):
+        if run("check", path).exit_code == 0 and not difference(whole, read_rules(path)):
             unnoticed.append(line)
     # then only those make no difference that write out what holds anyway
     assert len(settings) > 50
@@ -219,3 +228,33 @@ def test_a_broken_rulebook_is_never_published(settings: Settings, journal: redis
     done = run("publish", changed(tmp_path, 'client = "bolt"', 'client = "bollt"'), settings=settings)
     assert (done.exit_code, done.stdout) == (2, "") and "did you mean 'bolt'?" in done.stderr
     assert not journal.exists(keys.RULEBOOK) and not settings.tables_path.exists()
+
+
+def test_what_looks_wrong_ends_with_status_1_only_if_that_is_asked_for(tmp_path: Path) -> None:
+    # given a rulebook without an error, with a trigger that never fires
+    path = tmp_path / "paused.toml"
+    path.write_text('[client.acme]\nwebhook = "https://acme.example/"\n[[trigger]]\nname = "x"\nclient = "acme"\n'
+                    'on = "sale"\npaused = true\n')  # fmt: skip
+    # then it is said either way
+    plain, strict = run("check", path), run("check", path, "--strict")
+    assert plain.stdout == strict.stdout
+    assert f"{path}: line 7: warning: trigger[0].paused: x is paused and never fires" in plain.stdout
+    assert (plain.exit_code, strict.exit_code) == (0, 1)
+    # and a note alone is no warning
+    path.write_text(path.read_text().replace("paused = true", 'after = ["sale"]'))
+    assert run("check", path, "--strict").exit_code == 0
+
+
+def test_errors_come_before_warnings_and_both_are_in_the_json(tmp_path: Path) -> None:
+    path = tmp_path / "both.toml"
+    path.write_text(
+        '[client.acme]\nwebhook = "http://acme.example/"\n[[trigger]]\nname = "x"\nclient = "acme"\nonn = "sale"\n'
+    )
+    plain, as_json = run("check", path), run("check", path, "--json")
+    assert (plain.exit_code, as_json.exit_code, plain.stdout) == (2, 2, "")
+    kinds = ["warning" in line for line in plain.stderr.splitlines()]
+    assert kinds == sorted(kinds) == [False, False, True]
+    document = json.loads(as_json.stdout)
+    assert document["ok"] is False
+    assert [error["key"] for error in document["errors"]] == ["trigger[0].on", "trigger[0].onn"]
+    assert [warning["rule"] for warning in document["warnings"]] == ["plain_http"]
