@@ -69,6 +69,8 @@ def check(
     wrong: set[int] = set()
     for place, _, outcome in decide(entries, earlier, lift_caps(source.rulebook)):
         expected = without_capped(outcome, place, capped, source.rulebook)
+        if not everything:  # the parser's words about identifiers that were none are not fetched for a few firings
+            expected = msgspec.structs.replace(expected, detail="")
         if (everything or expected.fired or place in mine) and mine.get(place) != expected:
             wrong.add(place)
     if wrong:

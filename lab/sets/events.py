@@ -55,14 +55,18 @@ class Source:
         )
 
     def read(self, columns: str, join: str = "") -> str:
-        """A query over the hits with what `Reading` asks for in reach: client, cid, shape and the tracker link."""
+        """A query over the hits with what `Reading` asks for in reach: client, cid, shape, tracker link, parameters.
+
+        columns: made with `reading` before, so that it knows which parameters to look up.
+        """
+        event, client = self.reading.field("event"), self.reading.param("client")
         hits = self.hits(
-            "h.*, l.linked_client, l.linked_affiliate, l.linked_reason, "
-            "CASE WHEN route = 'c' THEN l.linked_client ELSE h.params['client'] END AS client",
+            f"h.*, l.linked_client, l.linked_affiliate, l.linked_reason, {self.reading.looked_up()}",
             join="LEFT JOIN links AS l ON h.route = 'c' AND h.path = l.path " + join,
         )
-        known = f"SELECT a.*, c.cid, c.shape, c.remember FROM ({hits}) AS a LEFT JOIN clients AS c ON a.client = c.name"
-        return f"SELECT {columns} FROM (SELECT *, {self.reading.field('event')} AS event FROM ({known}))"
+        named = f"SELECT *, CASE WHEN route = 'c' THEN linked_client ELSE {client} END AS client FROM ({hits})"
+        known = f"SELECT a.*, c.cid, c.shape FROM ({named}) AS a LEFT JOIN clients AS c ON a.client = c.name"
+        return f"SELECT {columns} FROM (SELECT *, {event} AS event FROM ({known}))"
 
     def entries(self, places: pl.DataFrame) -> list[tuple[int, Entry]]:
         """(ord, entry) of the places in column ord, in log order: what the engine's own code needs."""

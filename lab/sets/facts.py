@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lab.sets.conditions import names_of
+from lab.sets.said import own
 from lab.sets.session import Session, text
 from service.engine.conditions import syntax
 from service.engine.model import RESERVED
 from service.engine.rulebook import Rulebook, Trigger
 
 _WINDOW = "WINDOW past AS (PARTITION BY view ORDER BY ord ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
+VISITOR = "r.hit_id"
 _NEVER = "CAST(NULL AS VARCHAR)"
 
 
@@ -24,6 +26,7 @@ class Asked:
     def __init__(self, rulebook: Rulebook, triggers: Iterable[Trigger]) -> None:
         self.rulebook = rulebook
         self.windows: dict[str, str] = {}  # expression -> column, over the past
+        self.inputs: dict[str, str] = {}  # what windows and conditions read of the hit itself -> column
         self.steps: dict[tuple[str, ...], str] = {}  # steps -> column: the latest time at which they may have begun
         for trigger in triggers:
             self._ask(trigger)
@@ -40,8 +43,8 @@ class Asked:
                     self.count(event)
                 else:
                     self.since_us(event)
-        if trigger.payout is not None and trigger.payout.fixed is None:
-            self.value(trigger.payout.of)
+        if trigger.sample:
+            self.visitor()
 
     def count(self, event: str) -> str:
         """How many earlier counted events of this name."""
@@ -57,9 +60,9 @@ class Asked:
         if name == "affiliate":
             return "affiliate"
         if name in RESERVED:
-            return f"fields[{text(name)}]"
+            return self._input(f"s.f_{name}")
         if name in ("hit_id", "visitor"):
-            return name
+            return self._input("s.hit_id" if name == "hit_id" else VISITOR)
         if name == "time":
             return "strftime(make_timestamp(t), '%Y-%m-%dT%H:%M:%S.%fZ')"
         if not dot:
@@ -67,18 +70,26 @@ class Asked:
         if scope == "param":
             return self._remembered(rest)
         if scope == "first":
-            known = self._window(_first(f"CASE WHEN counted THEN own[{text(rest)}] END"))
-            return f"coalesce({known}, own[{text(rest)}])"
+            mine = self._input(own(rest))
+            return f"coalesce({self._window(_first(f'CASE WHEN counted THEN {mine} END'))}, {mine})"
         return self._last_of(*rest.rpartition(".")[::2]) if scope == "last" else _NEVER
 
     def _remembered(self, name: str) -> str:
-        own = f"own[{text(name)}]"
-        return f"coalesce({own}, {self._window(_last(f'CASE WHEN counted THEN {own} END'))})"
+        mine = self._input(own(name))
+        return f"coalesce({mine}, {self._window(_last(f'CASE WHEN counted THEN {mine} END'))})"
 
     def _last_of(self, event: str, field: str) -> str:
         """A reserved name of the last counted event; it may be missing there, which an empty text stands for."""
-        found = f"CASE WHEN {_did(event)} THEN coalesce(fields[{text(field)}], '') END"
+        value = self._input(f"s.f_{field}")
+        found = f"CASE WHEN {_did(event)} THEN coalesce({value}, '') END"
         return f"nullif({self._window(_last(found))}, '')"
+
+    def visitor(self) -> str:
+        """The id of the visitor, for those who ask: it is wide."""
+        return self._input(VISITOR)
+
+    def _input(self, expression: str) -> str:
+        return self.inputs.setdefault(expression, f"i{len(self.inputs)}")
 
     def _window(self, expression: str) -> str:
         return self.windows.setdefault(expression, f"w{len(self.windows)}")
@@ -105,20 +116,19 @@ def _first(expression: str) -> str:
 
 def find_facts(session: Session, asked: Asked) -> None:
     """Make the table `facts` out of `views`, `said`, `events` and `twice`."""
-    columns = (
-        "v.view, v.label, v.speaks, e.ord, e.t, e.grp, e.cid, e.event, s.hit_id, s.epoch, s.fields, s.own, s.ignored"
-    )
+    root = "JOIN said AS r ON r.ord = v.view" if VISITOR in asked.inputs else ""
+    inputs = "".join(f", {expression} AS {column}" for expression, column in asked.inputs.items())
     base = (
-        f"SELECT {columns}, r.hit_id AS visitor, coalesce(NOT d.duplicate, true) AS counted FROM views AS v "
-        "JOIN events AS e USING (ord) JOIN said AS s USING (ord) JOIN said AS r ON r.ord = v.view "
-        "LEFT JOIN twice AS d USING (ord)"
+        "SELECT v.view, v.label, v.speaks, e.ord, e.t, e.grp, e.cid, e.event, s.f_affiliate, "
+        f"coalesce(NOT d.duplicate, true) AS counted{inputs} FROM views AS v JOIN events AS e ON e.ord = v.ord "
+        f"JOIN said AS s ON s.ord = v.ord {root} LEFT JOIN twice AS d ON d.ord = v.ord"
     )
     windows = [f"{expression} AS {column}" for expression, column in asked.windows.items()]
     query = f"SELECT {', '.join(['*', *windows, *_clicks(asked)])} FROM ({base}) {_WINDOW}"
     for depth in range(1, max(map(len, asked.steps), default=0) + 1):
         level = [_step(asked, steps) for steps in asked.steps if len(steps) == depth]
         query = f"SELECT *, {', '.join(level)} FROM ({query}) {_WINDOW}"
-    query = f"SELECT *, coalesce(fields['affiliate'], {_attributed(asked)}) AS affiliate FROM ({query}) WHERE speaks"
+    query = f"SELECT *, coalesce(f_affiliate, {_attributed(asked)}) AS affiliate FROM ({query}) WHERE speaks"
     session.make("facts", query)
 
 
@@ -128,15 +138,15 @@ def _step(asked: Asked, steps: tuple[str, ...]) -> str:
     return f"max(CASE WHEN {_did(step)} THEN {start} END) OVER past AS {asked.steps[steps]}"
 
 
-_CLICK = "CASE WHEN counted AND event = 'click' AND fields['affiliate'] IS NOT NULL THEN {} END"
+_CLICK = "CASE WHEN counted AND event = 'click' AND f_affiliate IS NOT NULL THEN {} END"
 
 
 def _clicks(asked: Asked) -> list[str]:
     """The last click that named an affiliate, and for clients that count the first one, all of them."""
-    time, affiliate = _CLICK.format("t"), _CLICK.format("fields['affiliate']")
+    time, affiliate = _CLICK.format("t"), _CLICK.format("f_affiliate")
     found = [f"{_last(time)} AS clicked_t", f"{_last(affiliate)} AS clicked_affiliate"]
     if _first_clickers(asked):
-        click = _CLICK.format("{'t': t, 'affiliate': fields['affiliate']}")
+        click = _CLICK.format("{'t': t, 'affiliate': f_affiliate}")
         found.append(f"list({click}) OVER past AS clicks")
     return found
 

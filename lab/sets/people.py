@@ -99,7 +99,8 @@ def split(people: People, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFram
     absorbed): views has view and label (ord of their roots), ord, speaks; hard has the ord of its hits; absorbed has the
     ord of the hit and `side`, the ord of the root of the visitor that it absorbs.
     """
-    rows = rows.join(people.pointers.drop("ord"), on="row").with_columns(root=people.roots.gather(rows["row"]))
+    rows = rows.join(people.pointers.drop("ord"), on="row")  # which may change the order of the rows
+    rows = rows.with_columns(root=people.roots.gather(rows["row"]))
     groups = rows.group_by("label").agg(
         hits=pl.len(),
         counted=pl.col("counted").sum(),

@@ -33,6 +33,7 @@ class Reading:
     def __init__(self, rulebook: Rulebook) -> None:
         self.clients = list(rulebook.clients.values())
         self.shapes: list[Shape] = list(dict.fromkeys(map(shape_of, self.clients)))
+        self._params: dict[str, str] = {}
         self._known_events = sorted({*BROWSER_EVENTS, *(trigger.on for trigger in rulebook.triggers)})
 
     def field(self, name: str) -> str:
@@ -52,27 +53,25 @@ class Reading:
     def sent(self, name: str) -> str:
         """What came under the name or its aliases, before a tracker link puts its own in place."""
         guard = self._identifier if name in IDENTIFIERS else _as_sent
-        return self._by_shape(lambda shape: _first(shape, name, lambda source: guard(source, shape)))
+        return self._by_shape(lambda shape: self._first(shape, name, guard))
 
     def ignored(self) -> str:
         """Whether something came as an identifier and may be none: such hits have a detail."""
 
         def test(shape: Shape) -> str:
             sources = [*IDENTIFIERS, *(alias for alias, name in shape[0] if name in IDENTIFIERS)]
-            tests = (f"({param(s)} IS NOT NULL AND {self._identifier(param(s), shape)} IS NULL)" for s in sources)
-            return " OR ".join(tests)
+            columns = map(self.param, sources)
+            return " OR ".join(f"({p} IS NOT NULL AND {self._identifier(p, shape)} IS NULL)" for p in columns)
 
         return self._by_shape(test)
 
-    def custom(self) -> str:
-        """The custom parameters as a map."""
-        # at /c the id that came along replaces a parameter of this name; without one, what was sent under it stays
-        brought = self.sent("click_id")
-        own = f"[{{'key': 'affiliate_click_id', 'value': {brought}}}]"
-        return (
-            f"map_from_entries(CASE WHEN route = 'c' AND {brought} IS NOT NULL "
-            f"THEN list_concat({_without((*RESERVED, 'affiliate_click_id'))}, {own}) ELSE {_without(RESERVED)} END)"
-        )
+    def param(self, name: str) -> str:
+        """The column of a parameter as it was sent; `looked_up` makes it."""
+        return self._params.setdefault(name, f"p{len(self._params)}")
+
+    def looked_up(self) -> str:
+        """The columns of the parameters that were asked for so far. Looking into the map is dear: each is done once."""
+        return ", ".join(f"params[{text(name)}] AS {column}" for name, column in self._params.items())
 
     def reason(self) -> str:
         """Why the hit is rejected, null if it is not. Order and meaning of `parse`."""
@@ -99,6 +98,11 @@ class Reading:
             f"AND regexp_full_match({source}, {text(MACRO_PATTERN)})) THEN NULL ELSE {source} END)"
         )
 
+    def _first(self, shape: Shape, name: str, guard: Callable[[str, Shape], str]) -> str:
+        sources = [name, *(alias for alias, target in shape[0] if target == name)]
+        made = [guard(self.param(source), shape) for source in sources]
+        return made[0] if len(made) == 1 else f"coalesce({', '.join(made)})"
+
     def _by_shape(self, expression: Callable[[Shape], str]) -> str:
         made = [expression(shape) for shape in self.shapes]
         if len(set(made)) == 1:
@@ -107,20 +111,5 @@ class Reading:
         return f"(CASE shape {cases} END)"
 
 
-def param(name: str) -> str:
-    """A parameter as it was sent, null if it did not come."""
-    return f"params[{text(name)}]"
-
-
-def _without(names: tuple[str, ...]) -> str:
-    return f"list_filter(map_entries(params), lambda entry: entry.key NOT IN ({texts(names)}))"
-
-
 def _as_sent(source: str, shape: Shape) -> str:
     return source
-
-
-def _first(shape: Shape, name: str, guard: Callable[[str], str]) -> str:
-    sources = [name, *(alias for alias, target in shape[0] if target == name)]
-    made = [guard(param(source)) for source in sources]
-    return made[0] if len(made) == 1 else f"coalesce({', '.join(made)})"

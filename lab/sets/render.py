@@ -10,18 +10,22 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
+import msgspec
 import polars as pl
 
 from lab.sets.events import PLACE
 from lab.sets.hard import Decided
+from lab.sets.reading import FIELDS
+from lab.sets.said import MADE
 from lab.sets.session import Session
 from service.engine import Event, Outcome, Visitor
-from service.engine.model import Firing, Postback
+from service.engine.model import RESERVED, Firing, Postback
 from service.engine.postbacks import fire
 from service.engine.rulebook import Rulebook, Trigger
 from service.engine.triggers import Facts
 from service.engine.visitors import write_event
 
+_RESERVED = frozenset(RESERVED)
 Asked = dict[
     tuple[int, int], list[tuple[int, str | None]]
 ]  # (ord, view): (number of the trigger, stage) in their order
@@ -45,7 +49,7 @@ class Told:
         for row in rows:
             visitor.id = row["visitor"]
             client = self.clients[row["cid"]]
-            event = Event(client, row["event"], dict(row["fields"]), dict(row["own"]))
+            event = Event(client, row["event"], _fields(row), _custom(row))
             stages = self._asked.get((row["ord"], row["view"]), [])
             if row["speaks"] and (everything or any(stage is None for _, stage in stages)):
                 yield row["ord"], row["epoch"], self._outcome(row, event, visitor, stages)
@@ -90,22 +94,31 @@ def tell(
     for place, view, number, stage in asked.sort("ord", "number").select("ord", "view", "number", "stage").iter_rows():
         by_hit.setdefault((place, view), []).append((number, stage))
     told = Told(rulebook, by_hit, details, absorbed)
-    winners = asked.filter(pl.col("stage").is_null()).select("view").unique()
+    winners = asked.filter(pl.col("stage").is_null()).group_by("view").agg(pl.col("ord").max().alias("last"))
     session.put("telling", winners)
-    some = "" if everything else "WHERE v.view IN (SELECT view FROM telling)"
+    some = "" if everything else "JOIN telling AS w ON w.view = v.view AND v.ord <= w.last"
     query = (
-        "SELECT v.view, v.speaks, e.ord, e.t, e.cid, e.event, s.hit_id, s.epoch, map_entries(s.fields) AS fields, "
-        "map_entries(s.own) AS own, r.hit_id AS visitor, coalesce(NOT d.duplicate, true) AS counted, f.affiliate "
-        "FROM views AS v JOIN events AS e USING (ord) JOIN said AS s USING (ord) JOIN said AS r ON r.ord = v.view "
-        "LEFT JOIN twice AS d USING (ord) LEFT JOIN facts AS f ON f.ord = v.ord AND f.view = v.view "
-        f"{some} ORDER BY v.view, e.ord"
+        "SELECT v.view, v.speaks, e.ord, e.t, e.cid, e.event, s.* EXCLUDE (ord, params, ignored), "
+        "CAST(to_json(s.params) AS VARCHAR) AS params, r.hit_id AS visitor, coalesce(NOT d.duplicate, true) AS counted, "
+        f"f.affiliate FROM views AS v {some} JOIN events AS e ON e.ord = v.ord JOIN said AS s ON s.ord = v.ord "
+        "JOIN said AS r ON r.ord = v.view LEFT JOIN twice AS d ON d.ord = v.ord "
+        "LEFT JOIN facts AS f ON f.ord = v.ord AND f.view = v.view ORDER BY v.view, e.ord"
     )
-    rows = (_plain(row) for row in session.frame(query).iter_rows(named=True))
+    rows = session.frame(query).iter_rows(named=True)
     for _, mine in groupby(rows, itemgetter("view")):
         yield from told.past(mine, everything)
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    for name in ("fields", "own"):
-        row[name] = {entry["key"]: entry["value"] for entry in row[name]}
-    return row
+_FIELDS = [(name, f"f_{name}") for name in FIELDS]
+_decode = msgspec.json.Decoder(dict[str, str]).decode
+
+
+def _fields(row: dict[str, Any]) -> dict[str, str]:
+    return {name: row[column] for name, column in _FIELDS if row[column] is not None}
+
+
+def _custom(row: dict[str, Any]) -> dict[str, str]:
+    params = {name: value for name, value in _decode(row["params"]).items() if name not in _RESERVED}
+    if row["brought"] is not None:
+        params[MADE] = row["brought"]
+    return params

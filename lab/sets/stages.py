@@ -51,7 +51,7 @@ def _ask(asked: Asked, number: int, trigger: Trigger) -> str:
         ("recipient", f"NOT coalesce({_affiliates(asked.rulebook)}, false)" if "affiliate" in trigger.to else "false"),
         ("steps", f"NOT {asked.done(trigger)}"),
         ("condition", f"NOT {condition}"),
-        ("sample", f"{_bucket(trigger)} < {trigger.sample * 100}" if trigger.sample else "false"),
+        ("sample", f"{_bucket(trigger, asked)} < {trigger.sample * 100}" if trigger.sample else "false"),
     )
     cases = " ".join(f"WHEN {stops} THEN '{stage}'" for stage, stops in stages if stops != "false")
     stage = f"CASE {cases} END" if cases else "CAST(NULL AS VARCHAR)"
@@ -69,9 +69,9 @@ def _affiliates(rulebook: Rulebook) -> str:
     return f"affiliate IN ({texts(sorted(rulebook.affiliates))})"
 
 
-def _bucket(trigger: Trigger) -> str:
+def _bucket(trigger: Trigger, asked: Asked) -> str:
     """`triggers.sample_bucket`: the first 8 bytes of the hash as a number."""
-    return f"CAST('0x' || left(sha256({text(trigger.name)} || chr(31) || visitor), 16) AS UBIGINT) % 10000"
+    return f"CAST('0x' || left(sha256({text(trigger.name)} || chr(31) || {asked.visitor()}), 16) AS UBIGINT) % 10000"
 
 
 def over_cap(reached: pl.DataFrame, triggers: Sequence[Trigger]) -> pl.DataFrame:
