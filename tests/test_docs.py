@@ -11,6 +11,8 @@ import pytest
 import service.engine
 from service.engine import STEPS, PostbackState, Reason, Stage, Verdict
 from service.engine.conditions import _COMPARE, GRAMMAR, compile_condition
+from service.engine.explain import REMEDIES
+from service.engine.lint import RULES
 from service.engine.model import RESERVED
 from service.engine.parse import (
     MAX_BODY_BYTES,
@@ -70,12 +72,21 @@ OPERATORS = [*_COMPARE, *re.findall(r"^_[A-Z]+\.2: /([a-z]+)", GRAMMAR, flags=re
         ("macro", sorted([*RESERVED, *DERIVED, "NAME", "param.NAME", "first.NAME", "last.EVENT.NAME"])),
         ("filter", sorted(["none", "raw", "default:x", "sha256", "%Y-%m-%d", "!", "{{ }}"])),
         ("operator", sorted(OPERATORS)),
+        ("rule", sorted(RULES)),
     ],
 )
 def test_a_table_holds_what_the_code_knows_and_nothing_else(heading: str, known: list[str]) -> None:
     column = list(dict.fromkeys(first_column(heading)))
     ordered = heading in ("step", "stage")  # where the order is part of the meaning
     assert (column if ordered else sorted(column)) == known
+
+
+def test_a_rule_of_the_lint_has_its_level() -> None:
+    assert {row["rule"]: row["level"] for row in table("rule")} == {name: level for name, (level, _) in RULES.items()}
+
+
+def test_a_reason_is_remedied_in_the_words_of_the_code() -> None:
+    assert {row["reason"]: row["what the sender can do"].replace("`", "") for row in table("reason")} == REMEDIES
 
 
 def test_the_limits_are_those_of_the_code() -> None:

@@ -5,6 +5,8 @@ conditions   the language of `when`         templates   macros and filters
 rulebook     clients, affiliates, triggers  reader      a rulebook text to a rulebook, all problems at once
 visitors     state and recognition          triggers    the stages
 postbacks    a firing to its messages       pipeline    the list of steps
+lint         what only looks wrong          difference  what changed between two rulebooks
+explain      the story of one hit           trail       the earlier hits that a story names
 """
 
 from service.engine.errors import ConditionError, EngineError, Problem, RulebookError, TemplateError
