@@ -9,6 +9,7 @@ are numbers, else as texts. `count` and `since` see earlier counted events only.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from functools import lru_cache
@@ -99,17 +100,83 @@ def _parser() -> Lark:
     return Lark(GRAMMAR, parser="lalr", maybe_placeholders=False, propagate_positions=True)
 
 
+@lru_cache(maxsize=1024)
 def compile_condition(text: str) -> Condition:
     """Compile a condition. Raises ConditionError with the column of what is wrong."""
+    literals, shape = _numbered(text)
+    try:
+        names, tree = _shape(shape)
+        tree = _filled(tree, literals)
+        events: list[str] = []
+        _events(tree, events)
+        return Condition(text, _build(tree), names, frozenset(events))
+    except ConditionError:
+        return _compile_plainly(text)  # whose columns are those of the text; it refuses the same
+
+
+# a number, a duration or a text, where the grammar would read one: not inside of a name
+_LITERAL = re.compile(
+    r"(?P<text>\"(?:[^\"\\]|\\[\"\\nrt])*\"|'(?:[^'\\]|\\['\\nrt])*')"
+    r"|(?<![A-Za-z0-9_.:/-])(?:[0-9]{1,9}(?P<unit>[smhdw])\b|-?[0-9]{1,18}(?:\.[0-9]{1,9})?(?![0-9A-Za-z_.]))"
+)
+
+
+def _numbered(text: str) -> tuple[list[str], str]:
+    """The literals of a condition, and the text with their numbers in place of them, each of the same kind."""
+    literals: list[str] = []
+
+    def number(found: re.Match[str]) -> str:
+        literals.append(found.group())
+        return f'"{len(literals)}"' if found.group("text") else f"{len(literals)}{found.group('unit') or ''}"
+
+    return literals, _LITERAL.sub(number, text)
+
+
+@lru_cache(maxsize=256)
+def _shape(shape: str) -> tuple[frozenset[str], Tree[Token]]:
+    """The tree of a condition whose literals are only numbered. A rulebook has few shapes, and parsing is what costs."""
+    tree = _parse(shape)
+    return frozenset(str(token) for token in tree.scan_values(_is_name)), tree
+
+
+def _filled(tree: Tree[Token], literals: list[str]) -> Tree[Token]:
+    """The tree with the literals themselves instead of their numbers."""
+    children: list[Any] = []
+    for child in tree.children:
+        if isinstance(child, Tree):
+            children.append(_filled(child, literals))
+        elif child.type in ("NUMBER", "DURATION", "TEXT"):
+            children.append(Token(child.type, literals[int(child.strip('"smhdw')) - 1]))
+        else:
+            children.append(child)
+    return Tree(tree.data, children)
+
+
+def _events(tree: Tree[Token], found: list[str]) -> None:
+    if tree.data in ("count", "since"):
+        found.append(_unquote(tree.children[0]))
+    for child in tree.children:
+        if isinstance(child, Tree):
+            _events(child, found)
+
+
+def _compile_plainly(text: str) -> Condition:
+    tree = _parse(text)
+    events: list[str] = []
+    _events(tree, events)
+    return Condition(
+        text, _build(tree), frozenset(str(token) for token in tree.scan_values(_is_name)), frozenset(events)
+    )
+
+
+def _parse(text: str) -> Tree[Token]:
     try:
         tree = _parser().parse(text)
     except UnexpectedInput as error:
         raise _explain(text, error) from None
     if _depth(tree) > MAX_DEPTH:
         raise ConditionError(f"the condition is nested deeper than {MAX_DEPTH}", 1)
-    names = frozenset(str(token) for token in tree.scan_values(_is_name))
-    events = frozenset(_unquote(leaf.children[0]) for leaf in tree.find_pred(lambda t: t.data in ("count", "since")))
-    return Condition(text, _build(tree), names, events)
+    return tree
 
 
 def _depth(tree: Tree[Token]) -> int:

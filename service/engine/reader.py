@@ -350,12 +350,18 @@ class _Reader:
             self._landing(client)
         served = {trigger.client for trigger in triggers if "affiliate" in trigger.to}
         everybody = sorted(served & self.clients.keys())
+        right: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
         for affiliate in self.affiliates.values():
             path = ("affiliate", affiliate.name)
             extra = tuple(sorted(affiliate.params))
-            for name in everybody:
-                self._macros((*path, "webhook"), affiliate.webhook, self.clients[name], extra, True)
-                self._macros((*path, "test_webhook"), affiliate.test_webhook, self.clients[name], extra, True)
+            for key, template in (("webhook", affiliate.webhook), ("test_webhook", affiliate.test_webhook)):
+                if template is None or ((names := _names_in(template)), extra) in right:
+                    continue  # with thousands of affiliates, another one asked for the same names already
+                before = len(self.problems)
+                for name in everybody:
+                    self._macros((*path, key), template, self.clients[name], extra, True)
+                if len(self.problems) == before:
+                    right.add((names, extra))
             for (owner, trigger), endpoints in affiliate.overrides.items():
                 if owner in served and owner in self.clients:
                     deeper = (*path, "for", owner, *([trigger] if trigger else []), "webhook")
@@ -378,7 +384,7 @@ class _Reader:
     ) -> None:
         if template is None:
             return
-        names = tuple([macro.name for macro in template.macros])
+        names = _names_in(template)
         key = (names, client.name, extra, foreign)
         if key not in self.checked:  # most templates ask for the same names
             self.checked[key] = self._wrong_macros(names, client, extra, foreign)
@@ -531,6 +537,10 @@ class _Reader:
         except TemplateError as error:
             self.wrong((*path, key), str(error))
             return None
+
+
+def _names_in(template: Template) -> tuple[str, ...]:
+    return tuple([macro.name for macro in template.macros])
 
 
 def _host(url: str) -> str:

@@ -36,6 +36,7 @@ TIME_CODES = {  # where each stands in a time written by `iso_time`
     "%Y": slice(0, 4), "%m": slice(5, 7), "%d": slice(8, 10), "%H": slice(11, 13), "%M": slice(14, 16),
     "%S": slice(17, 19),
 }  # fmt: skip
+_PIECE = re.compile(r"[^{}]+|\{\{|\}\}|\{[^}]*\}|[{}]")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -143,28 +144,23 @@ def compile_template(source: str, context: str = "url") -> Template:
     """
     parts: list[str | Macro] = []
     text: list[str] = []
-    position = 0
-    while position < len(source):
-        char = source[position]
-        if source[position : position + 2] in ("{{", "}}"):
-            text.append(char)
-            position += 2
-        elif char == "{":
-            end = source.find("}", position)
-            if end < 0:
-                raise TemplateError(
-                    f"the brace at character {position + 1} is not closed; write {{{{ for a literal one"
-                )
+    for found in _PIECE.finditer(source):
+        piece = found.group()
+        if piece in ("{{", "}}"):
+            text.append(piece[0])
+        elif piece == "{":
+            where = found.start() + 1
+            raise TemplateError(f"the brace at character {where} is not closed; write {{{{ for a literal one")
+        elif piece == "}":
+            where = found.start() + 1
+            raise TemplateError(f"a closing brace at character {where} has no opening one; write }}}} for it")
+        elif piece[0] == "{":
             if text:
                 parts.append("".join(text))
                 text = []
-            parts.append(_macro(source[position + 1 : end]))
-            position = end + 1
-        elif char == "}":
-            raise TemplateError(f"a closing brace at character {position + 1} has no opening one; write }}}} for it")
+            parts.append(_macro(piece[1:-1]))
         else:
-            text.append(char)
-            position += 1
+            text.append(piece)
     if text:
         parts.append("".join(text))
     return _template(source, parts, context)
@@ -190,6 +186,7 @@ def _template(source: str, parts: list[str | Macro], context: str) -> Template:
     return Template(source, tuple(parts), macros, tuple(slots), tuple(frame), looked_up, context)
 
 
+@lru_cache(maxsize=1024)
 def _macro(body: str) -> Macro:
     head, *filters = body.split("|")
     required = head.endswith("!")

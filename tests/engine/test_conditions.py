@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
@@ -9,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.engine import ConditionError
-from service.engine.conditions import MAX_DEPTH, compile_condition
+from service.engine.conditions import (
+    MAX_DEPTH,
+    _compile_plainly,
+    _filled,
+    _is_name,
+    _numbered,
+    _parse,
+    _shape,
+    compile_condition,
+)
 from service.engine.parse import NUMBER
 
 
@@ -267,3 +277,35 @@ def test_numbers_order_as_numbers_and_texts_as_texts(left: str, right: str) -> N
         assert holds("a < b", a=left, b=right) is (Decimal(left) < Decimal(right))
     else:
         assert holds("a < b", a=left, b=right) is (left < right)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'amount >= 20 and country in ["DE", "AT"] and count("sale") == 0', "a-1 > -1 and sub:2 == 2",
+        "x >= 007 or x==-0.50",
+        "since('sale') < 7d and since(\"a\\\"b\") > 90s", "not (x matches '(?i)^1' or 1 == x)", 'x in [1, "1", -2.5]',
+        'last.order/2.ts == "3s"', "a1 == b2", '"x" == "y"', 'x == "1" or x == "2s" or x == "\\\\"',
+    ],
+)  # fmt: skip
+def test_a_condition_read_by_its_shape_is_the_one_read_as_a_whole(text: str) -> None:
+    # given the tree of the text as the grammar reads it, and that of its shape with the literals put back
+    whole = _parse(text)
+    literals, shape = _numbered(text)
+    assert shape != text or not literals
+    assert _filled(_shape(shape)[1], literals) == whole
+    # then a condition that differs in its literals only is another one
+    condition = compile_condition(text)
+    assert (condition.text, condition.names) == (text, frozenset(map(str, whole.scan_values(_is_name))))
+
+
+@given(st.text(alphabet="ab1. -\"'5dsx=><()[],in", max_size=14))
+def test_what_the_grammar_refuses_is_refused_at_the_same_column_whatever_its_shape(text: str) -> None:
+    def told(compiler: Callable[[str], object]) -> str:
+        try:
+            compiler(text)
+        except ConditionError as error:
+            return str(error)
+        return ""
+
+    assert told(compile_condition) == told(_compile_plainly)
