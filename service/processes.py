@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import queue
 import signal
 import sys
+import threading
+from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
 
@@ -13,3 +16,20 @@ def die_with_parent(sign: int = signal.SIGTERM) -> None:
     """Ask the kernel to end this process when its parent dies, so that a killed supervisor leaves no orphans."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, sign)
+
+
+def when_told_to_end(end: Callable[[], object]) -> None:
+    """Call `end` once, in a thread of its own, when SIGTERM or SIGINT comes. Needs the main thread.
+
+    Not in the handler itself: a handler may interrupt whoever holds a lock, another handler too, and setting an Event
+    takes one. The kernel sends the parent-death signal once for every thread of the parent, so they come in bursts.
+    """
+    told: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put may be interrupted by itself
+
+    def wait() -> None:
+        told.get()
+        end()
+
+    threading.Thread(target=wait, name="end", daemon=True).start()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sign, lambda *_: told.put(None))

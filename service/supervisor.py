@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from service.processes import die_with_parent
+from service.processes import die_with_parent, when_told_to_end
 from service.rulebooks import publish
 from service.servers import (
     ServerError,
@@ -171,8 +171,7 @@ class Up:
 
     def run(self, on_look: Callable[[], None] | None = None) -> None:
         """Look after the children until SIGTERM or SIGINT."""
-        for sign in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(sign, lambda *_: self._stopping.set())
+        when_told_to_end(self._stopping.set)
         while not self._stopping.wait(LOOK_EVERY_S * 4):
             self.look_after()
             if on_look is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 from collections.abc import Callable, Sequence
 
@@ -15,6 +14,7 @@ from service import keys
 from service.archive import actor as archive_actor
 from service.archive import tables
 from service.delivery import actor as delivery_actor
+from service.processes import when_told_to_end
 from service.servers import check_broker, check_journal, client
 from service.settings import Settings, make_writable
 from service.tracking import actor as tracking_actor
@@ -37,8 +37,7 @@ def run(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
     for name in tables.TABLES:
         tables.open_table(settings.tables_path, name)
     stopping = threading.Event()
-    for sign in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(sign, lambda *_: stopping.set())
+    when_told_to_end(stopping.set)
     broker = make_broker(settings)
     wakeups = Wakeups(settings, broker)
     tracking_actor.register(broker, settings, wakeups, stopping.is_set)

@@ -229,6 +229,34 @@ def test_a_killed_up_takes_everything_with_it_and_can_be_started_again(tmp_path:
     again.close()
 
 
+def test_a_signal_that_comes_while_the_end_is_being_told_does_no_harm() -> None:
+    # given a process that is told to end again while it holds a lock because it was told to end: when a parent with many
+    # threads is killed, the kernel sends the parent-death signal once for each of them
+    script = (
+        "import os, signal, threading\n"
+        "from service.processes import when_told_to_end\n"
+        "told, lock = threading.Event(), threading.Lock()\n"
+        "def end():\n"
+        "    with lock:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('ended', flush=True)\n"
+        "    told.set()\n"
+        "when_told_to_end(end)\n"
+        "print('up', flush=True)\n"
+        "while not told.wait(0.1): pass\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"up\n"
+        # when the first signal comes
+        process.terminate()
+        # then it ends once
+        try:
+            until(lambda: process.poll() is not None, "the end", 10)
+        finally:
+            process.kill()
+        assert process.stdout.read() == b"ended\n"
+
+
 def test_a_child_that_a_thread_has_started_ends_in_its_turn(tmp_path: Path) -> None:
     # given two children that note when they are told to end, both started again by the thread that looks after them
     note = (
