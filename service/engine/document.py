@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable
 from typing import Any
@@ -58,7 +59,10 @@ class Lines:
         prefix: Path = ()
         counts: dict[Path, int] = {}
         for number, statement in _statements(text):
-            if statement.lstrip().startswith("["):
+            plain = _PLAIN.match(statement)
+            if plain is not None:
+                self._lines.setdefault((*prefix, plain.group(1)), number)
+            elif statement.lstrip().startswith("["):
                 prefix = self._header(statement, number, counts)
             else:
                 self._keys(prefix, tomllib.loads(statement), number)
@@ -95,11 +99,20 @@ class Lines:
         return 0
 
 
+# a key with a value that is over at the end of its line: nearly all lines are that, and reading them as TOML is slow
+_PLAIN = re.compile(
+    r"""\s*([A-Za-z0-9_-]+)\s*=\s*("(?:[^"\\]|\\.)*"|'[^']*'|true|false|[0-9]+|\[(?:"[^"\\]*"\s*,?\s*)*\])\s*(?:\#.*)?\Z"""
+)
+
+
 def _statements(text: str) -> Iterable[tuple[int, str]]:
     """Each header or key with its first line: lines are gathered until they are a TOML document of their own."""
     gathered, first = "", 0
     for number, line in enumerate(text.split("\n"), 1):
         if not gathered and (not line.strip() or line.lstrip().startswith("#")):
+            continue
+        if not gathered and _PLAIN.match(line):
+            yield number, line + "\n"
             continue
         first = first if gathered else number
         gathered += line + "\n"
