@@ -1,0 +1,128 @@
+"""The tables `[client.NAME]` and `[affiliate.NAME]`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from service.engine.document import Path, nearest
+from service.engine.model import RESERVED
+from service.engine.names import DERIVED, MADE_PARAMS, Declared
+from service.engine.rulebook import (
+    BROWSER_EVENTS,
+    DAY_US,
+    NOT_AN_ID,
+    Affiliate,
+    Client,
+    Endpoints,
+    close_private,
+)
+from service.engine.values import host_of
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
+CLIENT_KEYS = frozenset({
+    "name", "landing", "hosts", "params", "private", "aliases", "not_an_id", "browser_events", "remember",
+    "attribution", "click_window", "webhook", "test_webhook", "secret",
+})  # fmt: skip
+AFFILIATE_KEYS = frozenset({"name", "params", "webhook", "test_webhook", "secret", "for"})
+
+
+class Parties(Declared):
+    """Reads clients and affiliates."""
+
+    def _tables(self, document: dict[str, Any], kind: str) -> list[tuple[str, dict[str, Any]]]:
+        group = document.get(kind, {})
+        if not isinstance(group, dict):
+            self.wrong((kind,), f"write [{kind}.NAME] with a name of its own")
+            return []
+        found = []
+        for name, table in group.items():
+            if not NAME.match(name):
+                self.wrong((kind, name), f"{name!r} is no name: use 1 to 64 letters, digits, _ . -")
+            elif not isinstance(table, dict):
+                self.wrong((kind, name), f"write [{kind}.{name}] as a table")
+            else:
+                found.append((name, table))
+        return found
+
+    def _client(self, name: str, table: dict[str, Any]) -> Client:
+        path: Path = ("client", name)
+        self._only_known(path, table, CLIENT_KEYS)
+        landing = self._url(path, table, "landing")
+        hosts = self._names(path, table, "hosts")
+        if landing is not None and not hosts:
+            hosts = (host_of(landing.source),)
+        aliases = self._aliases(path, table)
+        return Client(
+            name,
+            self._text(path, table, "name"),
+            landing,
+            hosts,
+            frozenset(self._declared(path, table)),
+            close_private(frozenset({"uid", *self._parameters(path, table, "private")}), aliases),
+            aliases,
+            frozenset(self._names(path, table, "not_an_id", NOT_AN_ID)),
+            frozenset(
+                self._event(path, "browser_events", event)
+                for event in self._names(path, table, "browser_events", BROWSER_EVENTS)
+            ),
+            self._duration(path, table, "remember", 90 * DAY_US),
+            self._choice(path, table, "attribution", ("last_click", "first_click"), "last_click"),
+            self._duration(path, table, "click_window", 30 * DAY_US),
+            self._url(path, table, "webhook"),
+            self._url(path, table, "test_webhook"),
+            self._secret(path, table),
+        )
+
+    def _aliases(self, path: Path, table: dict[str, Any]) -> dict[str, str]:
+        aliases = self._table(path, table, "aliases")
+        for alias, name in aliases.items():
+            key = (*path, "aliases", alias)
+            if name == "client":
+                self.wrong(key, "client has no alias: the request must name it")
+            elif name not in RESERVED:
+                self.wrong(key, f"{name!r} is no reserved name{nearest(str(name), RESERVED)}")
+            elif alias in RESERVED:
+                self.wrong(key, f"{alias!r} is a reserved name itself and cannot be an alias")
+        return {alias: str(name) for alias, name in aliases.items()}
+
+    def _declared(self, path: Path, table: dict[str, Any]) -> tuple[str, ...]:
+        """The custom parameters. One that is called like a name of ours would be hidden by it."""
+        names = self._parameters(path, table, "params")
+        for name in names:
+            if name in RESERVED:
+                self.wrong((*path, "params"), f"{name!r} is a reserved name and needs no declaration; drop it")
+            elif name in DERIVED - MADE_PARAMS:
+                self.wrong(
+                    (*path, "params"), f"{name!r} is a name of ours; drop it, it is always there as param.{name}"
+                )
+        return names
+
+    def _affiliate(self, name: str, table: dict[str, Any]) -> Affiliate:
+        path: Path = ("affiliate", name)
+        self._only_known(path, table, AFFILIATE_KEYS)
+        overrides: dict[tuple[str, str], Endpoints] = {}
+        for client, inner in self._table(path, table, "for").items():
+            key: Path = (*path, "for", client)
+            if not isinstance(inner, dict):
+                self.wrong(key, f"write [affiliate.{name}.for.{client}] as a table")
+                continue
+            if client not in self.clients:
+                self.wrong(key, f"there is no client {client!r}{nearest(client, self.clients)}")
+            for trigger, deeper in inner.items():
+                if isinstance(deeper, dict):
+                    self._only_known((*key, trigger), deeper, frozenset({"webhook"}))
+                    overrides[client, trigger] = Endpoints(self._url((*key, trigger), deeper, "webhook"))
+            flat = {k: v for k, v in inner.items() if not isinstance(v, dict)}
+            self._only_known(key, flat, frozenset({"webhook"}))
+            if flat:
+                overrides[client, ""] = Endpoints(self._url(key, flat, "webhook"))
+        return Affiliate(
+            name,
+            self._text(path, table, "name"),
+            frozenset(self._declared(path, table)),
+            self._url(path, table, "webhook"),
+            self._url(path, table, "test_webhook"),
+            overrides,
+            self._secret(path, table),
+        )
