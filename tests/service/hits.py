@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import redis
@@ -26,7 +27,8 @@ def a_hit(query: str = "client=acme&event=click", *, received_at_us: int | None 
 def logged(connection: redis.Redis, partition: int) -> list[Entry]:
     """All entries that lie in a partition's journal."""
     found = []
-    for item_id, fields in connection.xrange(keys.Partition(partition).journal):
+    items: Any = connection.xrange(keys.Partition(partition).journal)
+    for item_id, fields in items:
         epoch, _, seq = item_id.decode().partition("-")
         hit = _hit(fields[b"h"]) if b"h" in fields else None
         found.append(Entry(partition, int(epoch), int(seq), int(fields[b"t"]), hit, fields.get(b"r", b"").decode()))
@@ -43,8 +45,8 @@ def gaps(connection: redis.Redis, partitions: int = 16) -> list[int]:
     wrong = []
     for place in keys.partitions(partitions):
         numbers = [entry.seq for entry in logged(connection, place.number)]
-        head = int(connection.hget(place.head, "seq") or 0)  # type: ignore[arg-type]
-        if numbers != list(range(1, head + 1)):
+        head: Any = connection.hget(place.head, "seq")
+        if numbers != list(range(1, int(head or 0) + 1)):
             wrong.append(place.number)
     return wrong
 

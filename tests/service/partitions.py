@@ -87,8 +87,8 @@ def traffic(hits: int, seed: int = 1, days: int = 3) -> list[Hit]:
 def store(connection: redis.Redis, partition: int, hits: Iterable[Hit], writer: str = "w") -> None:
     """Append hits to a partition, as the intake does: one batch."""
     place = keys.Partition(partition)
-    counter = int(connection.hget(place.writers, writer) or 0) + 1  # type: ignore[arg-type]
-    args: list[Any] = [writer, counter]
+    last: Any = connection.hget(place.writers, writer)
+    args: list[Any] = [writer, int(last or 0) + 1]
     for hit in hits:
         args += [hit.received_at_us, msgspec.msgpack.encode(hit)]
     Script(connection, "intake/append")([place.journal, place.head, place.writers, place.wake], args)
@@ -112,7 +112,8 @@ def put_in_force(connection: redis.Redis, text: str, time_us: int, partitions: i
     connection.hset(keys.RULEBOOKS, rulebook.id, text)
     connection.set(keys.RULEBOOK, rulebook.id)
     for place in keys.partitions(partitions):
-        seq = int(connection.hget(place.head, "seq") or 0) + 1  # type: ignore[arg-type]
+        last: Any = connection.hget(place.head, "seq")
+        seq = int(last or 0) + 1
         connection.xadd(place.journal, {"t": str(time_us), "r": rulebook.id}, id=f"1-{seq}")
         connection.hset(place.head, mapping={"epoch": "1", "seq": str(seq), "time": str(time_us)})
     return rulebook.id
