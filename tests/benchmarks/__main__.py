@@ -1,0 +1,24 @@
+"""`python -m tests.benchmarks NAME [--json] ...`: engine, replay, or all of them one after the other."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+
+
+def main() -> None:
+    """Run one benchmark with the arguments behind its name, or all with the same arguments."""
+    name, *rest = sys.argv[1:] or [""]
+    if name not in (*NAMES, "all"):
+        sys.exit(f"there is no benchmark {name!r}; there are {', '.join(NAMES)} and all")
+    for one in NAMES if name == "all" else [name]:
+        ended = subprocess.run([sys.executable, "-m", f"tests.benchmarks.{one}", *rest], check=False)
+        if ended.returncode:
+            sys.exit(ended.returncode)
+
+
+if __name__ == "__main__":
+    main()
