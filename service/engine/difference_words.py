@@ -208,7 +208,8 @@ def _overrides(old: Any, new: Any) -> Iterator[str]:
         was, now = before.get((client, trigger)), after.get((client, trigger))
         if was != now:
             where = f"client {client}" + (f", trigger {trigger}," if trigger else "")
-            yield f"gets the postbacks of {where} at {now or 'its general address'} instead of {was or 'its general address'}"
+            general = "its general address"
+            yield f"gets the postbacks of {where} at {now or general} instead of {was or general}"
 
 
 def _moved(old: str, new: str) -> Iterator[str]:
