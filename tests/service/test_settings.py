@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from service import keys
 from service.settings import Settings, SettingsError, from_environment, make_writable
 
 README = Path(__file__).parents[2] / "service" / "README.md"
@@ -101,3 +102,27 @@ def test_every_setting_stands_in_the_readme_with_its_default_and_the_reverse() -
     # then it names every setting and no other, with the value that it has
     documented = Settings().environment() | {"BACKTRACK_TABLES": "", "BACKTRACK_ALLOW_ADDRESSES": ""}
     assert rows == documented
+
+
+@pytest.mark.parametrize("folder", ["intake", "tracking", "archive"])
+def test_a_folders_readme_names_every_file_and_no_other(folder: str) -> None:
+    # given the table of files in the README of a folder
+    text = (README.parent / folder / "README.md").read_text()
+    table = text.partition("## Files")[2].partition("\n## ")[0]
+    first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    # then it names what lies there
+    named = {name for cell in first_cells for name in re.findall(r"`([^`]+)`", cell)}
+    there = {path.name for path in (README.parent / folder).iterdir() if path.suffix in (".py", ".lua")}
+    assert named == there - {"__init__.py"}
+
+
+def test_the_readmes_name_the_keys_in_redis_and_no_other() -> None:
+    # given the keys that the READMEs name
+    folders = (README.parent / name for name in (".", "intake", "tracking", "archive", "delivery"))
+    named = {key for folder in folders for key in re.findall(r"bt:[a-zN:]*[a-z]", (folder / "README.md").read_text())}
+    # then all of them are the program's, and all that the intake, tracking and the archive use are among them
+    place = keys.Partition(0)
+    own = {getattr(place, name).replace(":0:", ":N:") for name in place.__slots__ if name != "number"}
+    shared = {keys.META, keys.RULEBOOK, keys.RULEBOOKS, keys.ARCHIVE_LEASE, keys.ARCHIVED}
+    of_delivery = {f"bt:N:{name}" for name in ("attempts", "tries", "inflight", "dead")}
+    assert named <= own | shared and own | shared <= named | of_delivery
