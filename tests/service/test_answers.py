@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 import pytest
@@ -124,22 +124,25 @@ def test_a_client_without_a_page_gets_a_plain_answer(rulebook: Rulebook) -> None
 
 
 @pytest.mark.parametrize(
-    ("sub1", "path"),
+    "sub1",
     [
-        ("a%0D%0ASet-Cookie:x=1", "/aSet-Cookie:x=1"),
-        ("a%00b%1Bc", "/a%00b%1Bc"),
-        ("%C3%BC%E2%82%AC", "/%C3%BC%E2%82%AC"),
-        ("..//..", "/..//.."),
-        ("%5B%5D", "/[]"),
-        ("a%20b%22%3C%3E%5C%5E%60%7B%7C%7D", "/a%20b%22%3C%3E%5C%5E%60%7B%7C%7D"),
+        "a%0D%0ASet-Cookie:x=1",
+        "a%00b%1Bc",
+        "%C3%BC%E2%82%AC",
+        "..//..",
+        "%5B%5D",
+        "a%20b%22%3C%3E%5C%5E%60%7B%7C%7D",
+        "%7F",
     ],
 )
-def test_a_raw_value_cannot_break_the_header(rulebook: Rulebook, sub1: str, path: str) -> None:
+def test_a_raw_value_cannot_break_the_header(rulebook: Rulebook, sub1: str) -> None:
     # given a landing page that takes a value raw, and a value that no header may hold
     location = target(a_link("/c/raw/best", f"sub1={sub1}"), rulebook)
-    # then the address is plain ASCII without blanks, on the client's host
-    assert urlsplit(location).path == path and urlsplit(location).hostname == "raw.example"
+    # then the address is plain ASCII without blanks, on the client's host, and still says the value
     assert location.isascii() and location.isprintable() and " " not in location
+    where = urlsplit(location)
+    assert where.hostname == "raw.example"
+    assert unquote(where.path).replace("\r\n", "") == "/" + unquote(sub1).replace("\r\n", "")
 
 
 def test_a_percent_of_a_raw_value_is_not_encoded_twice(rulebook: Rulebook) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -262,12 +263,22 @@ def _acme(connection: redis.Redis) -> int:
     return max(lengths, key=lambda number: lengths[number])
 
 
-def test_no_reader_ever_sees_a_firing_without_its_postbacks(settings: Settings) -> None:
+def commits(settings: Settings, name: str) -> list[tuple[int, dict[int, int]]]:
+    """The commits of a table in order: time in milliseconds, and how far each partition came."""
+    found = []
+    for path in sorted((settings.tables_path / name / "_delta_log").glob("*.json")):
+        actions = [json.loads(line) for line in path.read_text().splitlines()]
+        (time_ms,) = [action["commitInfo"]["timestamp"] for action in actions if "commitInfo" in action]
+        reached = [action["txn"] for action in actions if "txn" in action]
+        found.append((time_ms, {int(txn["appId"].partition("/")[2]): txn["version"] for txn in reached}))
+    return found
+
+
+def test_no_decision_is_committed_before_its_hit_and_its_postbacks(settings: Settings) -> None:
     # given hits that keep coming, tracking and an archiver at work
     connection = a_past(settings, traffic(50))
     stop = threading.Event()
     mine = archiver(settings)
-    mine.round()
 
     def work(one: Any) -> None:
         while not stop.is_set():
@@ -276,21 +287,28 @@ def test_no_reader_ever_sees_a_firing_without_its_postbacks(settings: Settings) 
     with ThreadPoolExecutor(2) as pool:
         running = [pool.submit(work, mine.round), pool.submit(work, lambda: track_all(connection, settings))]
         try:
-            seen = 0
-            for number in range(10):
-                sales = [a_hit(f"client=bolt&event=sale&txid={number}.{n}&uid=u") for n in range(20)]
-                store_all(connection, sales)
-                # when a reader looks, first at the decisions, then at the postbacks
-                fired = {row["hit_id"] for row in rows(settings, "decisions") if row["fired"]}
-                promised_for = {row["hit_id"] for row in rows(settings, "postbacks")}
-                # then no firing is without them
-                assert fired <= promised_for
-                seen = len(fired)
+            for number in range(40):
+                store_all(connection, [a_hit(f"client=bolt&event=sale&txid={number}&uid=u")])
+                until(lambda: backlog(connection, 16).to_decide == 0, "the decision")
+            until(lambda: backlog(connection, 16).to_archive == 0, "the archive")
         finally:
             stop.set()
         for one in running:
             one.result(30)
-    assert seen > 20
+    # when we look at the order of all commits
+    promises = [(row["partition"], row["seq"], row["n"]) for row in rows(settings, "postbacks")]
+    hits, postbacks, decisions = (commits(settings, name) for name in ("hits", "postbacks", "decisions"))
+    assert len(decisions) > 5 and len(promises) > 40
+    for time_ms, reached in decisions:
+        for partition, seq in reached.items():
+            # then whatever a commit of decisions holds was there before: the hits, and all that was promised for them
+            last = max((n for place, of, n in promises if place == partition and of <= seq), default=0)
+            assert _at(hits, time_ms, partition) >= seq and _at(postbacks, time_ms, partition) >= last
+
+
+def _at(found: list[tuple[int, dict[int, int]]], time_ms: int, partition: int) -> int:
+    """How far a partition had come in a table at a moment."""
+    return max((reached.get(partition, 0) for at_ms, reached in found if at_ms <= time_ms), default=0)
 
 
 # gaps and losses

@@ -135,7 +135,10 @@ def test_a_raw_value_in_the_address_of_the_page_cannot_break_the_answer(web: Web
     answer = web.client.get("/c/bolt/best?sub1=a%00%1b%0d%0aX-Evil:1%C3%BC")
     # then the visitor is led on, and no header was made
     assert answer.status_code == 302 and "x-evil" not in answer.headers
-    assert answer.headers["location"].startswith("https://bolt.example/a%00%1BX-Evil:1%C3%BC")
+    where = urlsplit(answer.headers["location"])
+    assert (
+        where.netloc == "bolt.example" and where.path.startswith("/a%00%1B") and where.path.endswith("X-Evil:1%C3%BC")
+    )
     the_hit(web, answer)
 
 

@@ -49,8 +49,12 @@ def test_batches_come_back_in_order_and_never_two_of_a_partition_at_once(tmp_pat
     spool.append([batch(1, 0), batch(2, 1)])
     spool.append([batch(3, 2)])
     spool.append([batch(4, 1), batch(5, 0)])
-    # then the front grows up to the next batch of a partition that is in it
-    assert fronts(spool) == [[1, 2, 3], [4, 5]]
+    spool.append([batch(6, 0), batch(7, 3)])
+    # then the front grows up to the next batch of a partition that is in it, and no further
+    assert fronts(spool) == [[1, 2, 3], [4, 5], [6, 7]]
+    spool.append([batch(1, 0)])
+    spool.append([batch(2, 0), batch(3, 1)])
+    assert fronts(spool) == [[1], [2, 3]]
     # and nothing is left on disk
     assert list(tmp_path.iterdir()) == []
 
@@ -91,8 +95,8 @@ def test_a_write_that_fails_half_way_leaves_nothing_behind(tmp_path: Path) -> No
         spool.append([batch(4)])
     spool.append([batch(5)])
     # then the refused ones are gone without a trace
-    spool_file = spool.path
-    assert [one.counter for one in adopted(copy(spool_file, tmp_path / "copy"))] == [1, 4, 5]
+    crashed = copy(spool.path, tmp_path / "crashed")
+    assert [one.counter for one in adopted(crashed)] == [1, 4, 5] and list(crashed.iterdir()) == []
     assert fronts(spool) == [[1], [4], [5]]
 
 

@@ -229,7 +229,9 @@ class RecordingWakeups:
         self.others.append("archive")
 
 
-def test_the_reconciler_goes_on_whatever_it_meets(settings: Settings, connection: redis.Redis) -> None:
+def test_the_reconciler_goes_on_whatever_it_meets(
+    settings: Settings, connection: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
     # given a partition with work, and a key that is not what it should be
     put(connection, 0, 5)
     number = next(place.number for place in PLACES if connection.hget(place.head, "seq") == b"6")
@@ -240,7 +242,8 @@ def test_the_reconciler_goes_on_whatever_it_meets(settings: Settings, connection
     thread = threading.Thread(target=reconcile, args=arguments)
     thread.start()
     try:
-        # when the key is put right
+        # when it has met that, and the key is put right
+        until(lambda: "the reconciler waits" in caplog.text, "the reconciler to say so")
         connection.delete(keys.Partition(9).tracked)
         # then the reconciler is still there, and wakes whoever has work
         until(lambda: number in wakeups.partitions and {"deliver", "archive"} <= set(wakeups.others), "the wake-ups")
