@@ -6,7 +6,7 @@ A stage answers True to let the trigger go on. The first that does not gives the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from functools import lru_cache
 
@@ -179,6 +179,12 @@ def cap_key(trigger: Trigger, cap: Cap, facts: Facts, prefix: str) -> str:
     """What a cap counts by: trigger, affiliate (if per affiliate) and period in UTC."""
     period = iso_time(facts.time_us)[: _PERIOD_LENGTH[cap.every]]
     return f"{prefix}{trigger.name}\x1f{facts.affiliate if cap.per == 'affiliate' else ''}\x1f{period}"
+
+
+def past_caps(keys: Iterable[str], time_us: int) -> list[str]:
+    """Those of these cap keys whose period is over at this log time, so that no later hit can ask for them."""
+    now = iso_time(time_us)
+    return [key for key in keys if (period := key.rpartition("\x1f")[2]) < now[: len(period)]]
 
 
 STAGES: tuple[tuple[Stage, Callable[[Case], bool]], ...] = (

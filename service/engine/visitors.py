@@ -78,6 +78,10 @@ class State:
         """Give an identifier to a visitor."""
         self.owners[key] = visitor_id
 
+    def drop_owner(self, key: str) -> None:
+        """Remove an identifier of a forgotten visitor. One that is left over does no harm: it leads to nobody."""
+        self.owners.pop(key, None)
+
     def drop_visitor(self, visitor_id: str) -> None:
         """Remove a visitor that was absorbed or forgotten."""
         self.visitors.pop(visitor_id, None)
@@ -328,6 +332,8 @@ def _write_owners(plan: Recognised, state: State) -> None:
             state.put_owner(key, visitor.id)
         state.drop_visitor(visitor_id)
     for visitor_id in plan.forgotten:
+        for key in state.visitors[visitor_id].identifiers:
+            state.drop_owner(key)
         state.drop_visitor(visitor_id)
     for key in plan.link:
         state.put_owner(key, visitor.id)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine import Stage
-from service.engine.triggers import CURRENCY_PLACES, STAGES, quantize, sample_bucket, steps_done
+from service.engine.triggers import CURRENCY_PLACES, STAGES, past_caps, quantize, sample_bucket, steps_done
 from tests.engine.world import DAY_S, START_US, World, book, fired, hit
 
 
@@ -244,6 +244,20 @@ def test_a_cap_starts_anew_with_its_period_in_utc(every: str, last_s: int, next_
 def test_a_total_cap_never_starts_anew() -> None:
     world = World(book('cap = { every = "total", count = 1 }'))
     assert [bool(world.send("sale uid=u", at_s=at_s).fired) for at_s in (0, 80 * DAY_S)] == [True, False]
+
+
+@pytest.mark.parametrize(("every", "length_s"), [("hour", 3600), ("day", DAY_S), ("month", 30 * DAY_S)])
+def test_a_cap_is_past_with_its_period_and_not_a_moment_before(every: str, length_s: int) -> None:
+    # given a cap that was reached in the first second of a period, November 2023
+    begin_s = 1_698_796_800 - START_US // 1_000_000
+    world = World(book(f'cap = {{ count = 1, every = "{every}" }}', "cap = { count = 1, every = 'total' }"))
+    world.send("sale uid=u", at_s=begin_s)
+    periodic, total = world.state.caps
+    # then it is past with the first microsecond of the next, and the total never
+    end_us = START_US + (begin_s + length_s) * 1_000_000
+    assert past_caps(world.state.caps, end_us - 1) == []
+    assert past_caps(world.state.caps, end_us) == [periodic]
+    assert past_caps([total], end_us * 10) == []
 
 
 def test_a_cap_per_affiliate_counts_each_affiliate_by_itself() -> None:

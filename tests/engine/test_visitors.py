@@ -175,6 +175,15 @@ def test_an_identifier_of_the_forgotten_belongs_to_the_new_visitor() -> None:
     assert visitors([world.send("login uid=v tag_id=t")]) == [2]
 
 
+def test_with_the_forgotten_all_its_identifiers_go_even_those_the_hit_does_not_bring() -> None:
+    world = World()
+    world.send("click uid=u tag_id=t click_id=c", at_s=0)
+    later = world.send("login tag_id=t", at_s=91 * DAY_S)
+    assert list(world.state.owners.values()) == [later.visitor]
+    assert [key.rpartition("\x1f")[2] for key in world.state.owners] == ["t"]
+    assert list(world.state.visitors) == [later.visitor]
+
+
 def test_the_forgotten_is_neither_absorbed_nor_in_conflict() -> None:
     world = World()
     world.send("login uid=u tag_id=t", at_s=0)
