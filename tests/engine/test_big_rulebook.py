@@ -12,7 +12,7 @@ from service.engine import RulebookError, load
 
 TRIGGERS, AFFILIATES = 10_000, 5_000
 BUDGET_S = 2.0
-DOCUMENT_S = 0.8  # what reading the TOML alone takes where nobody else uses the machine
+DOCUMENT_S = 0.8  # what reading the TOML alone takes on a machine at rest
 
 
 def big(seed: int) -> str:
@@ -34,22 +34,24 @@ def big(seed: int) -> str:
     return client + "".join(affiliates) + "".join(triggers)
 
 
-def quickest(work: Callable[[str], object]) -> float:
-    """Seconds of processor time of the quicker of two runs."""
-    times = []
-    for seed in range(2):
-        text = big(seed)
-        begin = process_time()
-        work(text)
-        times.append(process_time() - begin)
-    return min(times)
+def seconds(work: Callable[[str], object], text: str) -> float:
+    """Seconds of processor time of one run."""
+    begin = process_time()
+    work(text)
+    return process_time() - begin
+
+
+def at_rest(seed: int) -> float:
+    """Seconds that reading the rulebook takes, on a machine that reads its TOML in DOCUMENT_S.
+
+    What others do on this machine at the moment slows both the same, so the share that is not ours measures it.
+    """
+    text = big(seed)
+    return seconds(load, text) / seconds(tomllib.loads, text) * DOCUMENT_S
 
 
 def test_a_big_rulebook_is_read_in_two_seconds() -> None:
-    # given how slow this machine is at this moment, by a part of the work that is not ours
-    slowness = max(1.0, quickest(tomllib.loads) / DOCUMENT_S)
-    # then the whole takes no longer than two seconds of a machine at rest
-    assert quickest(load) / slowness < BUDGET_S
+    assert any(at_rest(seed) < BUDGET_S for seed in range(3))
 
 
 def test_it_is_read_whole() -> None:
