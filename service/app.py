@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -28,7 +29,7 @@ def void(_: object) -> None:
 
 def create() -> Litestar:
     """The application of a web worker, from the environment. Runs inside the server's worker process."""
-    die_with_parent()
+    die_with_parent(signal.SIGKILL)  # asked politely, the server's own shutdown can wait for its dead parent for ever
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     return build(from_environment(os.environ))
 

@@ -134,9 +134,11 @@ def test_up_starts_everything_and_a_hit_goes_through(running: Running) -> None:
 @pytest.mark.parametrize("role", ["worker", "web"])
 def test_what_is_killed_is_started_again_and_goes_on(running: Running, role: str) -> None:
     # given a process that is killed
+    family = below(running.the(role))
     pid = running.kill(role)
     # when another one has taken its place
     until(lambda: running.the(role) not in (0, pid), f"another {role}")
+    until(lambda: not alive(family), "what it had started to end")
     until(running.ready, "the intake", 30)
     # then hits are taken and worked on as before
     running.hit()
