@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from decimal import ROUND_FLOOR, Context, Decimal
+from functools import lru_cache
 
 import msgspec
 
@@ -25,6 +26,8 @@ _EXACT = Context(prec=60, rounding=ROUND_FLOOR)
 _FINEST = Decimal("0.000000001")  # numbers have nine places
 _MICROSECOND = Decimal("0.000001")
 _ALWAYS_THERE = frozenset({"client", "event", "time", "hit_id", "visitor"})
+
+parsed = lru_cache(maxsize=16_384)(syntax)  # several rules of the lint ask about each condition of a large rulebook
 
 Values = dict[Node, "str | None"]  # operand to its written value, None if it is missing
 Truths = dict[Node, bool]
@@ -42,7 +45,7 @@ def constant_parts(trigger: Trigger, rulebook: Rulebook) -> tuple[Part, ...]:
     """The largest parts of a trigger's condition that are the same whenever the condition is asked."""
     if trigger.when is None:
         return ()
-    return tuple(_constant(syntax(trigger.when.text), trigger, rulebook, True))
+    return tuple(_constant(parsed(trigger.when.text), trigger, rulebook, True))
 
 
 def tests_of(node: Node) -> Iterator[Node]:

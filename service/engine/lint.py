@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from service.engine.certainty import constant_parts, evaluate, operands_of, tests_of
-from service.engine.conditions import Node, syntax
+from service.engine.certainty import constant_parts, evaluate, operands_of, parsed, tests_of
+from service.engine.conditions import Node
 from service.engine.document import Lines, Path, dotted
 from service.engine.lint_parties import Found, no_endpoint, plain_http, shared_secret, unused_parameter
 from service.engine.parse import NUMBER
@@ -114,7 +114,7 @@ _NUMBERS = (("name", "amount"), ("name", "last.sale.amount"))
 def _tests(rulebook: Rulebook) -> Iterator[tuple[Path, Node]]:
     for path, trigger in _triggers(rulebook):
         if trigger.when is not None:
-            for test in tests_of(syntax(trigger.when.text)):
+            for test in tests_of(parsed(trigger.when.text)):
                 yield path, test
 
 
@@ -122,7 +122,7 @@ def _missing_and_not(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
     for path, trigger in _triggers(rulebook):
         if trigger.when is None:
             continue
-        node = syntax(trigger.when.text)
+        node = parsed(trigger.when.text)
         asked = {test[1] for test in tests_of(node) if test[0] == "exists"}
         for inverse in _inverses(node):
             tests = [test for test in tests_of(inverse[1]) if test[0] != "exists"]
