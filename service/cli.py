@@ -123,7 +123,7 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 
 @main.command()
 @click.option("--host", help="Address to listen on.")
-@click.option("--port", type=int, help="Port to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on.")
 @one_line_errors
 def web(host: str | None, port: int | None) -> None:
     """Serve the intake (one role, for production)."""
@@ -152,7 +152,7 @@ def worker(queues: str) -> None:
 @main.command()
 @click.option("--var", type=click.Path(path_type=Path), help="Folder for everything that is kept.")
 @click.option("--host", help="Address to listen on.")
-@click.option("--port", type=int, help="Port to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on.")
 @click.option("--rules", type=click.Path(path_type=Path), help="Rulebook to publish at the start.")
 @click.option(
     "--embedded/--no-embedded", default=True, help="Start the two Redis servers too, or use those of the settings."
@@ -183,7 +183,7 @@ def _say_where(settings: Settings) -> None:
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path), default=Path("notebooks"))
 @click.option("--ip", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=int, default=8888, show_default=True, help="Port to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8888, show_default=True, help="Port to listen on.")
 @click.option("--browser/--no-browser", default=True, help="Open a browser.")
 @one_line_errors
 def lab(folder: Path, ip: str, port: int, browser: bool) -> None:

@@ -40,8 +40,20 @@ FAIL = 0.02  # share of postbacks that the partner refuses once, so that retries
 @click.option(
     "--var", type=click.Path(path_type=Path), help="Folder for everything that is kept  [default: a new one in var]"
 )
-@click.option("--port", default=8700, show_default=True, help="Port of the intake; 0 takes a free one.")
-@click.option("--partner-port", default=8701, show_default=True, help="Port of the partner; 0 takes a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8700,
+    show_default=True,
+    help="Port of the intake; 0 takes a free one.",
+)
+@click.option(
+    "--partner-port",
+    type=click.IntRange(0, 65535),
+    default=8701,
+    show_default=True,
+    help="Port of the partner; 0 takes a free one.",
+)
 @click.option("--kill", type=click.Choice(["worker", "web", "partner"]), help="SIGKILL this process half way through.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 @click.option("--exit", "leave", is_flag=True, help="End when everything was shown, instead of staying up.")

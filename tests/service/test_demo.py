@@ -144,7 +144,8 @@ def test_without_json_a_person_reads_tables_and_the_verdict(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("options", "words"), [(["--hits", "0"], "--hits"), (["--kill", "journal"], "'worker', 'web'")]
+    ("options", "words"),
+    [(["--hits", "0"], "--hits"), (["--port", "70000"], "70000"), (["--kill", "journal"], "'worker', 'web'")],
 )
 def test_options_that_make_no_sense_are_status_2(options: list[str], words: str) -> None:
     done = subprocess.run([*COMMAND, "demo", *options], capture_output=True, text=True, timeout=60)
