@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import re2
 from lark import Lark, Token, Tree
@@ -103,15 +103,21 @@ def _parser() -> Lark:
 @lru_cache(maxsize=1024)
 def compile_condition(text: str) -> Condition:
     """Compile a condition. Raises ConditionError with the column of what is wrong."""
-    literals, shape = _numbered(text)
+    literals, numbered = _numbered(text)
     try:
-        names, tree = _shape(shape)
-        tree = _filled(tree, literals)
-        events: list[str] = []
-        _events(tree, events)
-        return Condition(text, _build(tree), names, frozenset(events))
+        shape = _shape(numbered)
     except ConditionError:
         return _compile_plainly(text)  # whose columns are those of the text; it refuses the same
+    if shape.patterns:
+        return _compile_plainly(text)  # whether a pattern is one depends on its text
+
+    def build(facts: Facts) -> bool:
+        condition.predicate = _build(_filled(shape.tree, literals))
+        return condition.predicate(facts)
+
+    events = frozenset([_unquote(literals[place]) for place in shape.events])
+    condition = Condition(text, build, shape.names, events)  # built when it is first asked: of thousands, few ever are
+    return condition
 
 
 # a number, a duration or a text, where the grammar would read one: not inside of a name
@@ -132,11 +138,24 @@ def _numbered(text: str) -> tuple[list[str], str]:
     return literals, _LITERAL.sub(number, text)
 
 
+class _Shape(NamedTuple):
+    """What all conditions have in common that differ in their literals only. events: which literals name one."""
+
+    tree: Tree[Token]
+    names: frozenset[str]
+    events: tuple[int, ...]
+    patterns: bool
+
+
 @lru_cache(maxsize=256)
-def _shape(shape: str) -> tuple[frozenset[str], Tree[Token]]:
-    """The tree of a condition whose literals are only numbered. A rulebook has few shapes, and parsing is what costs."""
-    tree = _parse(shape)
-    return frozenset(str(token) for token in tree.scan_values(_is_name)), tree
+def _shape(numbered: str) -> _Shape:
+    """Parse and check a condition whose literals are numbered. A rulebook has few shapes, and parsing is what costs."""
+    tree = _parse(numbered)
+    _build(tree)  # raises for kinds that do not fit, which no literal can change
+    events: list[str] = []
+    _events(tree, events)
+    names = frozenset(str(token) for token in tree.scan_values(_is_name))
+    return _Shape(tree, names, tuple([int(number) - 1 for number in events]), any(tree.find_data("matches")))
 
 
 def _filled(tree: Tree[Token], literals: list[str]) -> Tree[Token]:
@@ -446,8 +465,9 @@ def syntax(text: str) -> Node:
     ("member", operand, literal, ...), ("matches", operand, pattern). An operand is ("name", x), ("count", event),
     ("since", event), ("text", x) or ("number", Decimal). Raises ConditionError as `compile_condition` does.
     """
-    compile_condition(text)
-    return _node(_parser().parse(text))
+    compile_condition(text)  # refuses what is none
+    literals, numbered = _numbered(text)
+    return _node(_filled(_shape(numbered).tree, literals))
 
 
 def _node(tree: Any) -> Node:

@@ -14,7 +14,6 @@ from service.engine.conditions import (
     MAX_DEPTH,
     _compile_plainly,
     _filled,
-    _is_name,
     _numbered,
     _parse,
     _shape,
@@ -293,10 +292,10 @@ def test_a_condition_read_by_its_shape_is_the_one_read_as_a_whole(text: str) -> 
     whole = _parse(text)
     literals, shape = _numbered(text)
     assert shape != text or not literals
-    assert _filled(_shape(shape)[1], literals) == whole
+    assert _filled(_shape(shape).tree, literals) == whole
     # then a condition that differs in its literals only is another one
-    condition = compile_condition(text)
-    assert (condition.text, condition.names) == (text, frozenset(map(str, whole.scan_values(_is_name))))
+    condition, plain = compile_condition(text), _compile_plainly(text)
+    assert (condition.text, condition.names, condition.events) == (text, plain.names, plain.events)
 
 
 @given(st.text(alphabet="ab1. -\"'5dsx=><()[],in", max_size=14))
