@@ -18,7 +18,9 @@ def no_endpoint(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
     served = [trigger for trigger in rulebook.triggers if "affiliate" in trigger.to]
     without: dict[str, str] = {}
     for affiliate in rulebook.affiliates.values():
-        missing = [trigger.name for trigger in served if not _has_endpoint(affiliate, trigger)]
+        if affiliate.webhook is not None:
+            continue
+        missing = [trigger.name for trigger in served if not _has_override(affiliate, trigger)]
         if missing:
             without[affiliate.name] = "" if len(missing) == len(served) else f" (for {listed(missing, limit=3)})"
     if without:
@@ -31,11 +33,10 @@ def no_endpoint(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
         )
 
 
-def _has_endpoint(affiliate: Affiliate, trigger: Trigger) -> bool:
-    keys = ((trigger.client, trigger.name), (trigger.client, ""))
-    return affiliate.webhook is not None or any(
-        key in affiliate.overrides and affiliate.overrides[key].webhook is not None for key in keys
-    )
+def _has_override(affiliate: Affiliate, trigger: Trigger) -> bool:
+    own = affiliate.overrides
+    keys = ((trigger.client, trigger.name), (trigger.client, "")) if own else ()
+    return any(key in own and own[key].webhook is not None for key in keys)
 
 
 def plain_http(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
