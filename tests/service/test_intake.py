@@ -307,10 +307,10 @@ def test_pipelined_requests_are_answered_in_order_and_logged_once(web: Web) -> N
 
 
 def test_every_acknowledged_hit_is_logged_once(web: Web) -> None:
-    # given twenty senders with a hundred requests each
+    # given twenty senders with forty requests each
     def send(sender: int) -> list[str]:
         with httpx.Client(base_url=web.base, trust_env=False, timeout=30) as client:
-            answers = [client.get(f"/e?client={('acme', 'bolt')[n % 2]}&event=sale&n={sender}.{n}") for n in range(100)]
+            answers = [client.get(f"/e?client={('acme', 'bolt')[n % 2]}&event=sale&n={sender}.{n}") for n in range(40)]
         assert {answer.status_code for answer in answers} == {200}
         return [answer.headers["x-hit-id"] for answer in answers]
 
@@ -319,7 +319,7 @@ def test_every_acknowledged_hit_is_logged_once(web: Web) -> None:
         ids = [hit_id for found in pool.map(send, range(20)) for hit_id in found]
     # then each id is another one, and in the log once
     logged = Counter(entry.hit.id for entry in web.entries() if entry.hit is not None)
-    assert len(set(ids)) == 2000 and {logged[hit_id] for hit_id in ids} == {1}
+    assert len(set(ids)) == 800 and {logged[hit_id] for hit_id in ids} == {1}
 
 
 # anything at all
@@ -366,7 +366,7 @@ def request(path: bytes, query: bytes, body: bytes | None, headers: dict[bytes, 
     return b"\r\n".join(lines) + b"\r\n\r\n" + (body or b"")
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     path=PATHS, query=QUERY, body=BODY,
     headers=st.dictionaries(
@@ -387,7 +387,7 @@ def test_no_request_at_all_is_answered_5xx(
 def test_everything_that_came_can_be_read_and_archived(web: Web) -> None:
     # given all that the tests above have sent
     entries = web.entries()
-    assert len(entries) > 2000
+    assert len(entries) > 900
     # when the engine reads it again and the archive makes rows of it
     rulebook = load(RULES)
     verdicts: Counter[str] = Counter()
