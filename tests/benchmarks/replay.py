@@ -4,8 +4,8 @@ Generates hits of the sample rulebook (lab/bulk.py says which) in a temporary fo
 process per figure, and runs handwritten.sql over the same files. Figures: `set_hits_per_s` (Parquet to rendered postbacks
 and counts), `full_hits_per_s` (an outcome for every hit; on at most FULL_HITS of them), `handwritten_hits_per_s`,
 `ratio_to_handwritten` (how fast by sets, in terms of it), `peak_memory_gb` of the set run, `hard_share`, firings by both,
-and the reference engine's figures from `engine`. `cpu_s` says how much processor time the set run took: on a shared machine it
-is the steadier figure.
+and the reference engine's figures from `engine`. `cpu_s` says how much processor time the set run took: on a shared
+machine it is the steadier figure.
 """
 
 from __future__ import annotations
