@@ -59,17 +59,29 @@ def one_line_errors(command: _Command) -> _Command:
 @_LOG
 @_RULES
 @_AS_OF
+@click.option(
+    "--engine",
+    type=click.Choice(["reference", "set"]),
+    default="reference",
+    show_default=True,
+    help="set: by SQL over the tables, with a certificate of how far the reference engine agrees.",
+)
 @click.option("--fail-on", type=click.Choice(["difference"]), help="Exit 1 if the stored decisions differ.")
 @_JSON
 @one_line_errors
-def replay_command(log: Path, rules: Path | None, as_of: str | None, fail_on: str | None, as_json: bool) -> None:
+def replay_command(
+    log: Path, rules: Path | None, as_of: str | None, engine: str, fail_on: str | None, as_json: bool
+) -> None:
     """Decide the hits of LOG (a folder of tables) again, and compare with the decisions stored there.
 
     Without --rules as logged: each hit by the rulebook that was in force.
     """
     opened = lab.open(log, as_of)
-    with progress("replaying") as report:
-        run = replay_log(opened, rules, report)
+    if engine == "set":
+        run = opened.replay(rules, engine=engine)
+    else:
+        with progress("replaying") as report:
+            run = replay_log(opened, rules, report)
     document = replay_document(opened, run)
     if as_json:
         _print_json(document)
@@ -100,6 +112,7 @@ def replay_document(log: Log, run: Run) -> dict[str, Any]:
         "counts": run.counts.with_columns(run.counts["payout"].cast(str)).to_dicts(),
         "reasons": dict(run.reasons.iter_rows()),
         "warnings": list(run.warnings),
+        "certificate": str(run.certificate) if hasattr(run, "certificate") else None,
         "seconds": round(run.seconds, 3),
     }
 

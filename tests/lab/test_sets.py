@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
 import lab
 from lab.bulk import generate
+from lab.commands import replay_command
 from lab.digest import first_difference
 from lab.log import LabError, Log
 from lab.replay import replay as replay_by_reference
@@ -134,3 +137,11 @@ def test_a_lean_run_has_no_decisions_and_says_how_to_get_them(day: Log) -> None:
 def test_an_unknown_engine_is_named(day: Log) -> None:
     with pytest.raises(LabError, match="'sets'; the engines are reference and set"):
         day.replay(engine="sets")
+
+
+def test_the_replay_command_takes_the_set_engine_and_prints_its_certificate(day: Log) -> None:
+    found = CliRunner().invoke(replay_command, [str(day.path), "--engine", "set", "--json", "--fail-on", "difference"])
+    assert found.exit_code == 0, found.output
+    document = json.loads(found.output)
+    assert document["equal"] is True
+    assert "0 differences" in document["certificate"]
