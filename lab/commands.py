@@ -22,7 +22,7 @@ from lab.explain import explain as explain_hit
 from lab.log import LabError, Log
 from lab.replay import Run
 from lab.replay import replay as replay_log
-from lab.show import plural, progress, rich_table, terminal
+from lab.show import HELP, plural, progress, rich_table, terminal
 from lab.verify import Verification
 from lab.verify import verify as verify_log
 from service.engine import RulebookError
@@ -55,7 +55,7 @@ def one_line_errors(command: _Command) -> _Command:
     return guarded  # type: ignore[return-value]
 
 
-@click.command("replay")
+@click.command("replay", context_settings=HELP)
 @_LOG
 @_RULES
 @_AS_OF
@@ -141,7 +141,7 @@ def _print_run(log: Log, run: Run, document: dict[str, Any]) -> None:
     _warn(out, run.warnings)
 
 
-@click.command("verify")
+@click.command("verify", context_settings=HELP)
 @_LOG
 @click.option("--received", type=click.Path(path_type=Path), help="What the partner received: JSON lines.")
 @_RULES
@@ -187,7 +187,7 @@ def _print_verification(verification: Verification) -> None:
     _warn(out, verification.warnings)
 
 
-@click.command("explain")
+@click.command("explain", context_settings=HELP)
 @_LOG
 @click.argument("hit_id")
 @_RULES

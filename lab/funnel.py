@@ -23,7 +23,7 @@ import polars as pl
 import lab
 from lab.commands import one_line_errors
 from lab.log import LabError, Log
-from lab.show import html_block, html_table, plural, rich_table
+from lab.show import HELP, html_block, html_table, plural, rich_table
 from service.engine.conditions import UNITS_S
 from service.engine.document import nearest
 
@@ -237,7 +237,7 @@ def duration_text(seconds: float | None) -> str:
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
-@click.command("funnel")
+@click.command("funnel", context_settings=HELP)
 @click.argument("log", type=click.Path(path_type=Path))
 @click.argument("steps", nargs=-1, required=True, metavar="STEP...")
 @click.option("--within", metavar="30d", help="The longest time from the first step: a number and s, m, h, d or w.")

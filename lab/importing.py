@@ -27,7 +27,7 @@ from lab.foreign import Events, Naming, hit_of
 from lab.formats import FORMATS, Format, ParsedLine, RejectedLine, format_named, lines_of, parse_line
 from lab.imported import ImportReport
 from lab.log import LabError
-from lab.show import plural, progress, rich_table
+from lab.show import HELP, plural, progress, rich_table
 from service.archive.schemas import TABLE_VERSION, decision_row, hit_row, moment, rulebook_row, table
 from service.archive.tables import append
 from service.engine import Entry, Rulebook, RulebookError, State, load, process
@@ -209,7 +209,7 @@ def _write_rejected(folder: Path, rejected: Iterable[tuple[int, str, bytes]]) ->
     )
 
 
-@click.command("import")
+@click.command("import", context_settings=HELP)
 @click.argument("format", type=str)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make; new or empty.")

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+HELP = {"help_option_names": ["-h", "--help"]}  # of every command, also where it is called by itself
 _WIDE = 200  # columns, where nobody says how many there are
 Report = Callable[[int, int], None]  # done, total
 

@@ -189,7 +189,7 @@ async def _serve(host: str, port: int, partner: Partner) -> None:
 
 @click.command("partner")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(1, 65535), default=8701, show_default=True, help="Port to listen on.")
+@click.option("--port", default=8701, show_default=True, help="Port to listen on.")
 @click.option(
     "--record",
     type=click.Path(dir_okay=False, path_type=Path),
