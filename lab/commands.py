@@ -37,13 +37,16 @@ _RULES = click.option(
 
 
 def one_line_errors(command: _Command) -> _Command:
-    """Turn what a person gave wrongly into its message on standard error and exit status 2."""
+    """Turn what a person gave wrongly into its message on standard error and status 2; a failed check into status 1."""
 
     @functools.wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except (LabError, RulebookError) as error:
+        except LabError as error:
+            click.echo(str(error), err=True)
+            raise SystemExit(error.status) from None
+        except RulebookError as error:
             click.echo(str(error), err=True)
         except (FileNotFoundError, PermissionError, ComputeError) as error:
             what = str(error).partition("\n")[0]

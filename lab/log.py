@@ -27,6 +27,8 @@ _AMOUNT = pl.Decimal(38, 9)  # 18 digits before and 9 after the point: every amo
 class LabError(Exception):
     """Something a person gave the lab cannot be used. One line that names the thing, the value and the remedy."""
 
+    status = 2  # exit status of a command that ends with it
+
 
 def open(path: str | Path, as_of: str | date | datetime | None = None) -> Log:
     """Open the tables of a folder as a `Log`.

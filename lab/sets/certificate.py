@@ -25,6 +25,8 @@ SAMPLE_HITS = 500
 class SetDifference(LabError):
     """The two engines differ. The message shows the smallest case: the difference, then the hits of the visitor."""
 
+    status = 1  # nothing that a person gave is wrong: the check failed
+
 
 class Certificate(msgspec.Struct, frozen=True):
     """What a run by sets has to say about itself.

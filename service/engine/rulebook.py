@@ -131,8 +131,12 @@ class Rulebook(msgspec.Struct, frozen=True):
     asked: dict[tuple[str, str], tuple[tuple[Trigger, tuple[str, ...]], ...]] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for key, triggers in self.on.items():
-            self.asked[key] = tuple([(trigger, stages_of(trigger)) for trigger in triggers])
+        asked = {
+            key: tuple([(trigger, stages_of(trigger)) for trigger in triggers]) for key, triggers in self.on.items()
+        }
+        msgspec.structs.force_setattr(
+            self, "asked", asked
+        )  # a new dict: a replaced rulebook must not fill the old one's
 
 
 def rulebook_id(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -356,3 +357,13 @@ def test_a_syntax_error_names_the_line_where_it_begins(text: str, line: int, wor
     with pytest.raises(RulebookError) as found:
         load(text, "rules.toml")
     assert str(found.value).startswith(f"rules.toml: line {line}: ") and words in str(found.value)
+
+
+def test_a_rulebook_made_out_of_another_leaves_the_other_as_it_was() -> None:
+    # given a rulebook, and one made out of it without triggers
+    rulebook = load((Path(__file__).parents[2] / "datasets" / "rules.toml").read_text())
+    asked = dict(rulebook.asked)
+    bare = msgspec.structs.replace(rulebook, triggers=(), on={("acme", "sale"): ()})
+    # then only the new one asks nobody
+    assert bare.asked == {("acme", "sale"): ()}
+    assert rulebook.asked == asked and rulebook.asked["acme", "sale"]

@@ -6,11 +6,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 import lab
-from lab.commands import COMMANDS
+from lab.commands import COMMANDS, one_line_errors
+from lab.log import LabError
+from lab.sets import SetDifference
 from tests.lab.conftest import RULES, Past, attempt_at, receipt_of
 
 Store = Callable[[Past], Path]
@@ -142,3 +145,19 @@ def test_every_command_and_option_is_in_the_readme() -> None:
         line = next(line for line in readme.splitlines() if line.startswith(f"    backtrack {name} "))
         options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
         assert [option for option in options if option not in line] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(SetDifference("two engines differ"), 1), (LabError("no such folder"), 2)]
+)
+def test_a_failed_check_is_status_1_and_bad_input_status_2(error: LabError, status: int) -> None:
+    # given a command that ends with the error
+    @click.command()
+    @one_line_errors
+    def command() -> None:
+        raise error
+
+    # when it is called
+    done = CliRunner().invoke(command)
+    # then its status says which of the two it is
+    assert (done.exit_code, done.stderr) == (status, f"{error}\n")
