@@ -63,12 +63,17 @@ def deliver_until(settings: Settings, done: Callable[[], Any], what: str, timeou
     assert not thread.is_alive()
 
 
+# in one step: between a look and a write the courier could take one, which would then be due while it is in flight
+MAKE_DUE = """
+for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+  if redis.call('HEXISTS', KEYS[2], id) == 0 then redis.call('ZADD', KEYS[1], 1, id) end
+end
+"""
+
+
 def make_due(journal: redis.Redis) -> None:
     """Let every retry be due now instead of in seconds or days."""
-    found: Any = journal.zrange(PLACE.due, 0, -1)
-    in_flight: Any = journal.hkeys(PLACE.inflight)
-    for identity in set(found) - set(in_flight):
-        journal.zadd(PLACE.due, {identity: 1})
+    journal.eval(MAKE_DUE, 2, PLACE.due, PLACE.inflight)
 
 
 def of(attempts: list[Attempt], identity: str) -> list[tuple[int, str, str]]:
