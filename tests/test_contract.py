@@ -16,7 +16,7 @@ ENGINE = ROOT / "service" / "engine"
 
 # What the engine may import beside itself. A new name here is a decision: does it read a clock, a file, the environment?
 ALLOWED_IMPORTS = {
-    "__future__", "collections.abc", "datetime", "decimal", "difflib", "enum", "functools", "hashlib", "lark",
+    "__future__", "collections.abc", "datetime", "decimal", "difflib", "enum", "functools", "hashlib", "ipaddress", "lark",
     "lark.exceptions", "msgspec", "operator", "re", "re2", "tomllib", "typing", "urllib.parse", "zlib",
 }  # fmt: skip
 

@@ -24,6 +24,7 @@ from service.engine.parse import (
 )
 from service.engine.reader import AFFILIATE_KEYS, CLIENT_KEYS, DERIVED, TRIGGER_KEYS
 from service.engine.templates import compile_template, encode_url
+from service.engine.webhooks import WEBHOOK_KEYS
 
 README = (Path(__file__).parents[1] / "service" / "engine" / "README.md").read_text(encoding="utf-8")
 
@@ -67,6 +68,7 @@ OPERATORS = [*_COMPARE, *re.findall(r"^_[A-Z]+\.2: /([a-z]+)", GRAMMAR, flags=re
         ("key of [client.NAME]", sorted(CLIENT_KEYS)),
         ("key of [affiliate.NAME]", sorted(AFFILIATE_KEYS)),
         ("key of [[trigger]]", sorted(TRIGGER_KEYS)),
+        ("key of webhook", sorted(WEBHOOK_KEYS)),
         ("key of cap", ["count", "every", "per"]),
         ("key of payout", ["currency", "fixed", "of", "percent"]),
         ("macro", sorted([*RESERVED, *DERIVED, "NAME", "param.NAME", "first.NAME", "last.EVENT.NAME"])),

@@ -16,7 +16,7 @@ from service.engine.difference_words import (
     cap_in_words,
     payout_in_words,
 )
-from service.engine.rulebook import Endpoints, Rulebook, Trigger
+from service.engine.rulebook import Endpoints, Rulebook, Trigger, Webhook
 from service.engine.templates import Template
 from service.engine.words import in_words, listed, whole_span
 
@@ -98,6 +98,8 @@ def _field(table: Any, name: str) -> Any:
     value = dict(zip(table.__struct_fields__, msgspec.structs.astuple(table), strict=True))[name]
     if isinstance(value, Template):
         return value.source
+    if isinstance(value, Webhook):
+        return value.words
     if isinstance(value, Condition):
         return syntax(value.text)
     if isinstance(value, dict):  # in order, since the first alias counts
@@ -107,7 +109,7 @@ def _field(table: Any, name: str) -> Any:
 
 def _endpoint(value: Any) -> Any:
     if isinstance(value, Endpoints):
-        return value.webhook.source if value.webhook is not None else None
+        return value.webhook.words if value.webhook is not None else None
     return value
 
 

@@ -212,6 +212,15 @@ def _overrides(old: Any, new: Any) -> Iterator[str]:
             yield f"gets the postbacks of {where} at {now or general} instead of {was or general}"
 
 
+def _addresses(old: tuple[str, ...], new: tuple[str, ...]) -> Iterator[str]:
+    was, now = (listed(value) if value else "any address" for value in (old, new))
+    yield f"takes events server to server from {now} instead of {was}"
+
+
+def _bots(_: str, new: str) -> Iterator[str]:
+    yield "rejects what bots bring by browser routes" if new == "reject" else "counts what bots bring again"
+
+
 def _moved(old: str, new: str) -> Iterator[str]:
     yield f"belongs to {new} instead of {old}"
 
@@ -231,11 +240,16 @@ CLIENT_WORDS: Words = {
     "click_window_us": _instead("lets a click count for its affiliate for", whole_span),
     "webhook": _instead("gets its postbacks at"),
     "test_webhook": _instead("gets the postbacks of tests at"),
-    "secret": _instead("has its postbacks signed with"),
+    "secret": _instead("has its postbacks signed with", lambda names: listed(names.split())),
+    "rate": _instead("is called at most"),
+    "sig_secret": _instead("asks for requests signed with"),
+    "addresses": _addresses,
+    "bots": _bots,
 }
 AFFILIATE_WORDS: Words = {
     "name": _moved, "title": CLIENT_WORDS["title"], "params": CLIENT_WORDS["params"],
     "webhook": CLIENT_WORDS["webhook"], "test_webhook": CLIENT_WORDS["test_webhook"], "secret": CLIENT_WORDS["secret"],
+    "rate": CLIENT_WORDS["rate"],
     "overrides": _overrides,
 }  # fmt: skip
 TRIGGER_WORDS: Words = {

@@ -37,6 +37,14 @@ REMEDIES: dict[str, str] = {
     Reason.NAME_TOO_LONG: "shorten it",
     Reason.VALUE_TOO_LONG: "shorten it",
     Reason.BAD_PATH: "give both parts, and no more",
+    Reason.BAD_METHOD: "use GET or POST, for a batch POST",
+    Reason.BATCH_TOO_LONG: "send several batches",
+    Reason.MISSING_SIGNATURE: "sign the request with the client's key",
+    Reason.BAD_SIGNATURE: "sign exactly what is sent, with the key in use",
+    Reason.ADDRESS_NOT_ALLOWED: "send from a listed address, or list this one",
+    Reason.PREFETCH: "nothing: the visit itself counts",
+    Reason.BOT: 'nothing, unless it is no bot: bots = "keep"',
+    Reason.DO_NOT_TRACK: "nothing: it is the visitor's wish",
 }
 
 

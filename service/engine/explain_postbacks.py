@@ -11,8 +11,8 @@ from service.engine.model import Postback, PostbackState
 from service.engine.parse import parameters
 from service.engine.pipeline import Work
 from service.engine.postbacks import _endpoint
-from service.engine.rulebook import Trigger
-from service.engine.templates import Macro, Template
+from service.engine.rulebook import Trigger, Webhook
+from service.engine.templates import Macro
 from service.engine.trail import Trail
 from service.engine.visitors import Remembered
 from service.engine.words import listed
@@ -56,21 +56,20 @@ def tell_postback(postback: Postback, trigger: Trigger, work: Work, trail: Trail
     )  # fmt: skip
 
 
-def _template(postback: Postback, trigger: Trigger, work: Work) -> Template | None:
+def _template(postback: Postback, trigger: Trigger, work: Work) -> Webhook | None:
     to_affiliate = postback.recipient.startswith("affiliate:")
     affiliate = work.rulebook.affiliates.get(postback.affiliate) if to_affiliate else None
     return _endpoint(trigger, work.client, affiliate, postback.test)
 
 
-def _asked(template: Template, postback: Postback) -> list[tuple[str, Macro | None]]:
-    if template.macros:
-        return [(macro.name, macro) for macro in {macro.name: macro for macro in template.macros}.values()]
-    body = msgspec.json.decode(postback.body) if postback.body else {}
-    own = [(name, None) for name in body if name not in ("params", "event", "client")]
-    return [*own, *((f"param.{name}", None) for name in body.get("params", {}))]
+def _asked(template: Webhook, postback: Postback) -> list[tuple[str, Macro | None]]:
+    asked: dict[str, Macro | None] = {macro.name: macro for macro in template.macros}
+    body = msgspec.json.decode(postback.body) if template.whole_event and postback.body else {}
+    own = [name for name in body if name not in ("params", "event", "client")]
+    return list((asked | dict.fromkeys([*own, *(f"param.{name}" for name in body.get("params", {}))])).items())
 
 
-def _says(postback: Postback, template: Template | None) -> str:
+def _says(postback: Postback, template: Webhook | None) -> str:
     whom = postback.recipient.replace(":", " ")
     if postback.state == PostbackState.RECORDED:
         return f"To {whom}: not sent, since this is a test and {whom} has no test_webhook; recorded only."
@@ -80,7 +79,7 @@ def _says(postback: Postback, template: Template | None) -> str:
         required = [macro.name for macro in template.macros if macro.required and macro.name in postback.missing]
         return f"To {whom}: not sent, since {listed(required)} must have a value and has none; withheld."
     lacking = f", without a value for {listed(postback.missing)}" if postback.missing else ""
-    kind = "" if template.macros else ", with the event as JSON"
+    kind = ", with the event as JSON" if template.whole_event else ""
     return f"To {whom}{' (its test address)' if postback.test else ''}: promised{kind}{lacking}."
 
 

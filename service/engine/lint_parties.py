@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from service.engine.document import Path
-from service.engine.rulebook import Affiliate, Rulebook, Trigger
-from service.engine.templates import Template
+from service.engine.rulebook import Affiliate, Rulebook, Trigger, Webhook
 from service.engine.words import listed, plural
 
 Found = tuple[Path, str]
@@ -42,7 +41,7 @@ def _has_override(affiliate: Affiliate, trigger: Trigger) -> bool:
 def plain_http(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
     """Endpoints that are reached without encryption, loopback aside."""
     for path, template in _endpoints(rulebook):
-        parts = urlsplit(template.source)
+        parts = urlsplit(template.url.source)
         if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
             yield path, f"http://{parts.hostname} gets its postbacks unencrypted; write https://"
 
@@ -51,7 +50,7 @@ def _is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.") or host.endswith(".localhost")
 
 
-def _endpoints(rulebook: Rulebook) -> Iterator[tuple[Path, Template]]:
+def _endpoints(rulebook: Rulebook) -> Iterator[tuple[Path, Webhook]]:
     for client in rulebook.clients.values():
         yield from _two(("client", client.name), client.webhook, client.test_webhook)
     for affiliate in rulebook.affiliates.values():
@@ -62,7 +61,7 @@ def _endpoints(rulebook: Rulebook) -> Iterator[tuple[Path, Template]]:
             yield from _two(deeper, endpoints.webhook, None)
 
 
-def _two(path: Path, webhook: Template | None, test_webhook: Template | None) -> Iterator[tuple[Path, Template]]:
+def _two(path: Path, webhook: Webhook | None, test_webhook: Webhook | None) -> Iterator[tuple[Path, Webhook]]:
     if webhook is not None:
         yield (*path, "webhook"), webhook
     if test_webhook is not None:
@@ -73,7 +72,7 @@ def unused_parameter(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
     """Parameters that an affiliate declares and no address of it uses."""
     for affiliate in rulebook.affiliates.values():
         templates = [template for path, template in _endpoints_of(affiliate)]
-        if not templates or any(not template.macros for template in templates):
+        if not templates or any(template.whole_event for template in templates):
             continue  # a JSON body brings every parameter
         used = {macro.name.rpartition(".")[2] for template in templates for macro in template.macros}
         unused = sorted(affiliate.params - used)
@@ -84,7 +83,7 @@ def unused_parameter(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
             )
 
 
-def _endpoints_of(affiliate: Affiliate) -> Iterator[tuple[Path, Template]]:
+def _endpoints_of(affiliate: Affiliate) -> Iterator[tuple[Path, Webhook]]:
     yield from _two((), affiliate.webhook, affiliate.test_webhook)
     for endpoints in affiliate.overrides.values():
         yield from _two((), endpoints.webhook, None)
@@ -95,11 +94,10 @@ def shared_secret(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
     holders: dict[str, str] = {}
     for kind, group in (("client", rulebook.clients), ("affiliate", rulebook.affiliates)):
         for name, party in group.items():
-            if not party.secret:
-                continue
-            first = holders.setdefault(party.secret, f"{kind} {name}")
-            if first != f"{kind} {name}":
-                yield (
-                    (kind, name, "secret"),
-                    f"{party.secret} signs for {first} too, so one could forge the other's; name a variable for each",
-                )
+            for secret in party.secret.split():
+                first = holders.setdefault(secret, f"{kind} {name}")
+                if first != f"{kind} {name}":
+                    yield (
+                        (kind, name, "secret"),
+                        f"{secret} signs for {first} too, so one could forge the other's; name a variable for each",
+                    )

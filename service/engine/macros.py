@@ -5,8 +5,7 @@ from __future__ import annotations
 from service.engine.document import Path, nearest
 from service.engine.model import RESERVED
 from service.engine.names import MADE_PARAMS, Declared, is_known, last_field
-from service.engine.rulebook import Client, Trigger
-from service.engine.templates import Template
+from service.engine.rulebook import Client, Trigger, Webhook
 from service.engine.values import host_of
 
 
@@ -64,7 +63,7 @@ class MacroChecks(Declared):
             self.wrong(("client", client.name, "hosts"), f"the landing page's host {host!r} is not among the hosts")
 
     def _macros(
-        self, path: Path, template: Template | None, client: Client, extra: tuple[str, ...], foreign: bool
+        self, path: Path, template: Webhook | None, client: Client, extra: tuple[str, ...], foreign: bool
     ) -> None:
         if template is None:
             return
@@ -91,5 +90,5 @@ class MacroChecks(Declared):
             self.wrong(path, message)
 
 
-def _names_in(template: Template) -> tuple[str, ...]:
+def _names_in(template: Webhook) -> tuple[str, ...]:
     return tuple([macro.name for macro in template.macros])

@@ -45,6 +45,14 @@ class Reason(StrEnum):
     NAME_TOO_LONG = "name_too_long"
     VALUE_TOO_LONG = "value_too_long"
     BAD_PATH = "bad_path"
+    BAD_METHOD = "bad_method"
+    BATCH_TOO_LONG = "batch_too_long"
+    MISSING_SIGNATURE = "missing_signature"
+    BAD_SIGNATURE = "bad_signature"
+    ADDRESS_NOT_ALLOWED = "address_not_allowed"
+    PREFETCH = "prefetch"
+    BOT = "bot"
+    DO_NOT_TRACK = "do_not_track"
 
 
 class Stage(StrEnum):
@@ -72,7 +80,7 @@ class Hit(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One HTTP request as it came in, with what the intake found.
 
     id: UUIDv7 as 32 hex digits. received_at_us: clock of the web process. refusal: the reason the intake answered, or ""
-    (it binds the engine). flags: facts such as `body_cut`.
+    (it binds the engine). flags: what the intake found, such as `body_cut` or `signed`; service/intake/README.md names all.
     """
 
     id: str

@@ -30,6 +30,7 @@ CURRENCY = re.compile(r"[A-Z]{3}\Z")
 # {x} {{x}} [x] [[x]] #x# %x% ${x}: what other systems send when they forget to fill a macro
 MACRO = re.compile(r"\$?\{[^{}]*\}\Z|\{\{[^{}]*\}\}\Z|\[[^\[\]]*\]\Z|\[\[[^\[\]]*\]\]\Z|#[^#]*#\Z|%[A-Za-z0-9_]+%\Z")
 BROWSER_ROUTES = frozenset({"e.gif", "e.js"})
+SIGNED = "signed"  # the intake found a valid signature
 
 _SORTED_RESERVED = tuple(sorted(RESERVED))
 _MACRO_ENDS = "}]#%"
@@ -305,7 +306,7 @@ def _check(event: str, fields: dict[str, str], client: Client, hit: Hit) -> tupl
         return Reason.MISSING_EVENT, "the parameter event is missing"
     if not EVENT_NAME.match(event):
         return Reason.INVALID_EVENT, f"event {event[:80]!r}: use 1 to 64 of A-Z a-z 0-9 _ . : / -"
-    if hit.route in BROWSER_ROUTES and event not in client.browser_events:
+    if hit.route in BROWSER_ROUTES and event not in client.browser_events and SIGNED not in hit.flags:
         return Reason.EVENT_NOT_ALLOWED, f"event {event!r} is not in the browser_events of client {client.name!r}"
     amount = fields.get("amount")
     if amount is not None and not NUMBER.match(amount):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 from typing import Any
 
 from service.engine.document import Path, nearest
@@ -18,16 +19,19 @@ from service.engine.rulebook import (
     close_private,
 )
 from service.engine.values import host_of
+from service.engine.webhooks import Webhooks
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
+HOST = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?\Z|\[?[0-9a-f:.]+\]?\Z")
 CLIENT_KEYS = frozenset({
     "name", "landing", "hosts", "params", "private", "aliases", "not_an_id", "browser_events", "remember",
-    "attribution", "click_window", "webhook", "test_webhook", "secret",
+    "attribution", "click_window", "webhook", "test_webhook", "secret", "rate",
+    "sig_secret", "addresses", "bots",
 })  # fmt: skip
-AFFILIATE_KEYS = frozenset({"name", "params", "webhook", "test_webhook", "secret", "for"})
+AFFILIATE_KEYS = frozenset({"name", "params", "webhook", "test_webhook", "secret", "rate", "for"})
 
 
-class Parties(Declared):
+class Parties(Webhooks, Declared):
     """Reads clients and affiliates."""
 
     def _tables(self, document: dict[str, Any], kind: str) -> list[tuple[str, dict[str, Any]]]:
@@ -49,7 +53,7 @@ class Parties(Declared):
         path: Path = ("client", name)
         self._only_known(path, table, CLIENT_KEYS)
         landing = self._url(path, table, "landing")
-        hosts = self._names(path, table, "hosts")
+        hosts = self._hosts(path, table)
         if landing is not None and not hosts:
             hosts = (host_of(landing.source),)
         aliases = self._aliases(path, table)
@@ -69,10 +73,34 @@ class Parties(Declared):
             self._duration(path, table, "remember", 90 * DAY_US),
             self._choice(path, table, "attribution", ("last_click", "first_click"), "last_click"),
             self._duration(path, table, "click_window", 30 * DAY_US),
-            self._url(path, table, "webhook"),
-            self._url(path, table, "test_webhook"),
-            self._secret(path, table),
+            self._webhook(path, table, "webhook"),
+            self._webhook(path, table, "test_webhook"),
+            self._secrets(path, table),
+            self._rate(path, table),
+            self._secret(path, table, "sig_secret"),
+            self._networks(path, table, "addresses"),
+            self._choice(path, table, "bots", ("keep", "reject"), "keep"),
         )
+
+    def _networks(self, path: Path, table: dict[str, Any], key: str) -> tuple[str, ...]:
+        """Networks in their shortest form; a single address is one too."""
+        found = []
+        for text in self._names(path, table, key):
+            try:
+                found.append(str(ip_network(text)))
+            except ValueError as error:
+                self.wrong((*path, key), f"{error}; write networks such as 203.0.113.0/24 or 2001:db8::/32")
+        if table.get(key) == []:
+            self.wrong((*path, key), "an empty list would let nobody in; name a network, or drop the key")
+        return tuple(found)
+
+    def _hosts(self, path: Path, table: dict[str, Any]) -> tuple[str, ...]:
+        """Host names as a browser compares them: small letters, no scheme, no port."""
+        hosts = tuple([host.lower() for host in self._names(path, table, "hosts")])
+        for host in hosts:
+            if not HOST.match(host):
+                self.wrong((*path, "hosts"), f"{host!r} is no host: write it as www.acme.example, without port or path")
+        return hosts
 
     def _aliases(self, path: Path, table: dict[str, Any]) -> dict[str, str]:
         aliases = self._table(path, table, "aliases")
@@ -109,20 +137,21 @@ class Parties(Declared):
                 continue
             if client not in self.clients:
                 self.wrong(key, f"there is no client {client!r}{nearest(client, self.clients)}")
+            flat = {k: v for k, v in inner.items() if not isinstance(v, dict) or k == "webhook"}
             for trigger, deeper in inner.items():
-                if isinstance(deeper, dict):
+                if trigger not in flat:
                     self._only_known((*key, trigger), deeper, frozenset({"webhook"}))
-                    overrides[client, trigger] = Endpoints(self._url((*key, trigger), deeper, "webhook"))
-            flat = {k: v for k, v in inner.items() if not isinstance(v, dict)}
+                    overrides[client, trigger] = Endpoints(self._webhook((*key, trigger), deeper, "webhook"))
             self._only_known(key, flat, frozenset({"webhook"}))
             if flat:
-                overrides[client, ""] = Endpoints(self._url(key, flat, "webhook"))
+                overrides[client, ""] = Endpoints(self._webhook(key, flat, "webhook"))
         return Affiliate(
             name,
             self._text(path, table, "name"),
             frozenset(self._declared(path, table)),
-            self._url(path, table, "webhook"),
-            self._url(path, table, "test_webhook"),
+            self._webhook(path, table, "webhook"),
+            self._webhook(path, table, "test_webhook"),
             overrides,
-            self._secret(path, table),
+            self._secrets(path, table),
+            self._rate(path, table),
         )

@@ -8,8 +8,8 @@ import msgspec
 from msgspec import UNSET
 
 from service.engine.model import Firing, Postback, PostbackState
-from service.engine.rulebook import Affiliate, Client, Rulebook, Trigger
-from service.engine.templates import Template, iso_time
+from service.engine.rulebook import Affiliate, Client, Rulebook, Trigger, Webhook
+from service.engine.templates import iso_time
 from service.engine.triggers import Facts, payout_of
 
 _encode = msgspec.json.Encoder().encode
@@ -41,26 +41,33 @@ def _postback(
     to_affiliate = role == "affiliate"
     recipient = f"affiliate:{facts.affiliate}" if to_affiliate else f"client:{client.name}"
     identity = postback_id(facts.hit_id, trigger.name, recipient)
-    template = _endpoint(trigger, client, affiliate if to_affiliate else None, test)
+    webhook = _endpoint(trigger, client, affiliate if to_affiliate else None, test)
     verb = url = body = ""
     missing: tuple[str, ...] = ()
     state = _RECORDED if test else _WITHHELD
-    if template is not None and template.macros:
-        verb = "GET"
-        rendered = template.fill(_values(template, facts, firing, identity).get)
-        url, missing = rendered.text, rendered.missing
-        state = _WITHHELD if rendered.withheld else _DUE
-    elif template is not None:
-        verb, url, state = "POST", "".join(template.frame), _DUE
-        body = json_body(facts, firing, identity, client.private if to_affiliate else _NOTHING)
+    if webhook is not None:
+        ask = _values(webhook, facts, firing, identity).get if webhook.macros else _no_value
+        rendered = webhook.url.fill(ask)
+        verb, url, missing, withheld = webhook.verb, rendered.text, rendered.missing, rendered.withheld
+        if webhook.body is not None:
+            filled = webhook.body.fill(ask)
+            body, withheld = filled.text, withheld or filled.withheld
+            missing += tuple([name for name in filled.missing if name not in missing])
+        elif verb == "POST":
+            body = json_body(facts, firing, identity, client.private if to_affiliate else _NOTHING)
+        state = _WITHHELD if withheld else _DUE
     return Postback(
         identity, facts.hit_id, facts.seq, facts.time_us, client.name, facts.affiliate, trigger.name, facts.event.name,
         recipient, trigger.method, state, verb, url, body, missing, firing.payout, firing.currency, test,
     )  # fmt: skip
 
 
-def _values(template: Template, facts: Facts, firing: Firing, identity: str) -> dict[str, str | None]:
-    """What the template of one postback may ask. No name that a request brings stands for one of ours."""
+def _no_value(_: str) -> None:
+    return None
+
+
+def _values(webhook: Webhook, facts: Facts, firing: Firing, identity: str) -> dict[str, str | None]:
+    """What the templates of one postback may ask. No name that a request brings stands for one of ours."""
     values: dict[str, str | None] = {
         **facts.params,
         **facts.event.fields,
@@ -72,12 +79,12 @@ def _values(template: Template, facts: Facts, firing: Firing, identity: str) -> 
         "payout": firing.payout or None,
         "payout_currency": firing.currency or None,
     }
-    for name in template.looked_up:
+    for name in webhook.looked_up:
         values[name] = facts.value(name)
     return values
 
 
-def _endpoint(trigger: Trigger, client: Client, affiliate: Affiliate | None, test: bool) -> Template | None:
+def _endpoint(trigger: Trigger, client: Client, affiliate: Affiliate | None, test: bool) -> Webhook | None:
     """Where the postback goes: the most specific endpoint; for tests only the test endpoint."""
     if affiliate is None:
         return client.test_webhook if test else client.webhook

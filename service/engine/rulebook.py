@@ -9,7 +9,7 @@ import msgspec
 
 from service.engine.conditions import Condition
 from service.engine.model import Stage
-from service.engine.templates import Template
+from service.engine.templates import Macro, Template
 
 DAY_US = 86_400_000_000
 FOREVER_US = 253_402_300_799_000_000  # the last second of the year 9999
@@ -18,10 +18,57 @@ NOT_AN_ID = ("null", "undefined", "none", "nan", "0", "-", "NULL", "None", "NaN"
 BROWSER_EVENTS = ("pageview", "click", "login", "registration")
 
 
+class Webhook(msgspec.Struct, frozen=True):
+    """How to call an endpoint. verb: GET or POST. body: a form or JSON; None with POST: the event as JSON.
+
+    headers: lower-case names; a value is plain, or `env:NAME` for a variable of the worker. Derived: macros of address and
+    body, looked_up as in a template.
+    """
+
+    url: Template
+    verb: str
+    body: Template | None = None
+    headers: dict[str, str] = msgspec.field(default_factory=dict)
+    macros: tuple[Macro, ...] = ()
+    looked_up: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        both = (self.url,) if self.body is None else (self.url, self.body)
+        msgspec.structs.force_setattr(self, "macros", tuple([macro for one in both for macro in one.macros]))
+        msgspec.structs.force_setattr(self, "looked_up", tuple([name for one in both for name in one.looked_up]))
+
+    @property
+    def whole_event(self) -> bool:
+        """Whether the event is posted as JSON."""
+        return self.verb == "POST" and self.body is None
+
+    @property
+    def words(self) -> str:
+        """All of it as one text that compares: the address alone where that says everything."""
+        plain = self.body is None and self.verb == ("GET" if self.url.macros else "POST")
+        parts = [self.url.source if plain else f"{self.verb} {self.url.source}"]
+        if self.body is not None:
+            parts.append(f"with {'JSON' if self.body.context == 'json' else 'the form'} {self.body.source}")
+        if self.headers:
+            parts.append("with " + ", ".join([f"{name}: {value}" for name, value in sorted(self.headers.items())]))
+        return " ".join(parts)
+
+
+SPAN_US = {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000}
+
+
+def apart_us(rate: str) -> int:
+    """Microseconds between two calls at a rate such as `50/s`, 0 without one."""
+    count, _, unit = rate.partition("/")
+    return SPAN_US[unit] // int(count) if rate else 0
+
+
 class Client(msgspec.Struct, frozen=True):
     """The company whose site visitors act on. Durations in microseconds.
 
+    secret: `env:NAME`, two of them with a space between during a rotation. rate: of calls, such as `50/s`, "" for none.
     params: declared custom parameters. private: names whose values never go to an affiliate, closed over the aliases.
+    addresses: networks that server-to-server routes take events from, () for all.
     """
 
     name: str
@@ -36,9 +83,13 @@ class Client(msgspec.Struct, frozen=True):
     remember_us: int = 90 * DAY_US
     attribution: str = "last_click"
     click_window_us: int = 30 * DAY_US
-    webhook: Template | None = None
-    test_webhook: Template | None = None
+    webhook: Webhook | None = None
+    test_webhook: Webhook | None = None
     secret: str = ""
+    rate: str = ""
+    sig_secret: str = ""
+    addresses: tuple[str, ...] = ()
+    bots: str = "keep"
 
 
 def close_private(private: frozenset[str], aliases: dict[str, str]) -> frozenset[str]:
@@ -50,7 +101,7 @@ def close_private(private: frozenset[str], aliases: dict[str, str]) -> frozenset
 class Endpoints(msgspec.Struct, frozen=True):
     """Where an affiliate wants its postbacks; a more specific one overrides."""
 
-    webhook: Template | None = None
+    webhook: Webhook | None = None
 
 
 class Affiliate(msgspec.Struct, frozen=True):
@@ -59,10 +110,11 @@ class Affiliate(msgspec.Struct, frozen=True):
     name: str
     title: str = ""
     params: frozenset[str] = frozenset()
-    webhook: Template | None = None
-    test_webhook: Template | None = None
+    webhook: Webhook | None = None
+    test_webhook: Webhook | None = None
     overrides: dict[tuple[str, str], Endpoints] = msgspec.field(default_factory=dict)
     secret: str = ""
+    rate: str = ""
 
 
 class Cap(msgspec.Struct, frozen=True):

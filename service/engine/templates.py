@@ -50,6 +50,7 @@ class Context(msgspec.Struct, frozen=True):
 CONTEXTS = {
     "url": Context(place_url, raw_url),
     "json": Context(place_json),
+    "form": Context(place_url),
     "text": Context(place_text),
     "html": Context(place_html),
     "js": Context(place_js),
@@ -164,6 +165,17 @@ def compile_template(source: str, context: str = "url") -> Template:
     if text:
         parts.append("".join(text))
     return _template(source, parts, context)
+
+
+def compile_form(fields: dict[str, str]) -> Template:
+    """Compile a form (application/x-www-form-urlencoded) of names and templates. Raises TemplateError as above."""
+    parts: list[str | Macro] = []
+    for name, source in fields.items():
+        parts.append(("&" if parts else "") + encode_url(name) + "=")
+        parts += [
+            encode_url(part) if isinstance(part, str) else part for part in compile_template(source, "form").parts
+        ]
+    return _template(" ".join([f"{name}={source}" for name, source in fields.items()]), parts, "form")
 
 
 def _template(source: str, parts: list[str | Macro], context: str) -> Template:

@@ -130,12 +130,10 @@ class Values:
         since = moment - datetime(1970, 1, 1, tzinfo=UTC)
         return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
-    def _secret(self, path: Path, table: dict[str, Any]) -> str:
-        secret = self._text(path, table, "secret")
+    def _secret(self, path: Path, table: dict[str, Any], key: str = "secret") -> str:
+        secret = self._text(path, table, key)
         if secret and not SECRET.match(secret):
-            self.wrong(
-                (*path, "secret"), 'a secret is never written in clear: name a variable, such as "env:ACME_SECRET"'
-            )
+            self.wrong((*path, key), 'a secret is never written in clear: name a variable, such as "env:ACME_SECRET"')
         return secret
 
     def _url(self, path: Path, table: Any, key: str) -> Template | None:

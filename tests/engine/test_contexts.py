@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine import TemplateError
-from service.engine.templates import CONTEXTS, compile_template
+from service.engine.templates import CONTEXTS, compile_form, compile_template
 from tests.engine.test_templates import Given
 
 README = (Path(__file__).parents[2] / "service" / "engine" / "README.md").read_text(encoding="utf-8")
@@ -115,7 +115,25 @@ def in_js(value: str) -> None:
         assert b"".join(unit.to_bytes(2, "big") for unit in units).decode("utf-16-be") == value
 
 
-CHECKS = {"url": in_url, "raw url": in_raw_url, "json": in_json, "text": in_mail, "html": in_html, "js": in_js}
+def in_form(value: str) -> None:
+    body = (
+        compile_form({"a b": "<{v}&", "c": "{v}", "d": "{none}", "e": "{w}"})
+        .render(Given({"v": value, "w": "after"}))
+        .text
+    )
+    assert re.fullmatch("[!-~]+", body) and body[0] not in "{["
+    assert parse_qsl(body, keep_blank_values=True) == [("a b", f"<{value}&"), ("c", value), ("d", ""), ("e", "after")]
+
+
+CHECKS = {
+    "form": in_form,
+    "url": in_url,
+    "raw url": in_raw_url,
+    "json": in_json,
+    "text": in_mail,
+    "html": in_html,
+    "js": in_js,
+}
 
 
 def test_every_context_is_checked() -> None:

@@ -146,6 +146,14 @@ def test_changes_are_grouped_by_client() -> None:
     ]  # fmt: skip
 
 
+def test_who_may_send_changes_in_words() -> None:
+    new = TEXT.replace('name = "Acme"', 'name = "Acme"\naddresses = ["203.0.113.0/24"]\nbots = "reject"')
+    assert [change.says for change in difference(load(TEXT), load(new))] == [
+        "takes events server to server from 203.0.113.0/24 instead of any address.",
+        "rejects what bots bring by browser routes.",
+    ]
+
+
 def test_every_field_has_its_words() -> None:
     for table, words in ((Client, CLIENT_WORDS), (Affiliate, AFFILIATE_WORDS), (Trigger, TRIGGER_WORDS)):
         assert {field.name for field in msgspec.structs.fields(table)} == set(words)

@@ -322,6 +322,11 @@ def test_a_refused_hit_that_cannot_be_read_is_counted_for_its_client() -> None:
     assert (rejection.reason, rejection.client) == ("invalid_body", "acme")
 
 
+def test_a_valid_signature_lets_a_browser_route_bring_any_event() -> None:
+    assert refuse(hit(OK, route="e.gif")).reason == "event_not_allowed"
+    assert isinstance(parse(hit(OK, route="e.gif", flags=("signed",)), load(SIMPLE)), Event)
+
+
 # the tracker link
 
 

@@ -119,6 +119,15 @@ until = 1970-01-03T00:00:00
     assert (trigger.to, trigger.paused, trigger.from_us, trigger.until_us) == (("affiliate",), True, DAY_US, 2 * DAY_US)
 
 
+def test_who_may_send_is_read() -> None:
+    client = load(
+        '[client.a]\nsig_secret = "env:A_SIG"\naddresses = ["203.0.113.7", "2001:DB8::/32"]\nbots = "reject"\n'
+        'hosts = ["WWW.A.example", "::1"]\n'
+    ).clients["a"]
+    assert (client.sig_secret, client.addresses) == ("env:A_SIG", ("203.0.113.7/32", "2001:db8::/32"))
+    assert (client.bots, client.hosts) == ("reject", ("www.a.example", "::1"))
+
+
 def test_the_landing_pages_host_is_allowed_unless_hosts_say_otherwise() -> None:
     assert load('[client.a]\nlanding = "https://a.example/x"\n').clients["a"].hosts == ("a.example",)
 
@@ -190,6 +199,15 @@ def test_the_sample_rulebook_is_right() -> None:
         ),
         ('[client.a]\nlanding = "https://a.example/{clickid}"\n', 2, "client.a.landing", "did you mean 'click_id'?"),
         ('[client.a]\nlanding = "https://a.example/"\nhosts = ["b"]\n', 3, "client.a.hosts", "not among the hosts"),
+        ('[client.a]\nhosts = ["https://a.example"]\n', 2, "client.a.hosts", "is no host: write it as www.acme.example"),
+        ('[client.a]\nhosts = ["a.example:443"]\n', 2, "client.a.hosts", "without port or path"),
+        ('[client.a]\nhosts = ["u@a.example"]\n', 2, "client.a.hosts", "is no host"),
+        ('[client.a]\naddresses = ["203.0.113.1/24"]\n', 2, "client.a.addresses", "has host bits set; write networks"),
+        ('[client.a]\naddresses = ["office"]\n', 2, "client.a.addresses", "'office' does not appear to be"),
+        ('[client.a]\naddresses = "203.0.113.0/24"\n', 2, "client.a.addresses", "write a list of texts"),
+        ("[client.a]\naddresses = []\n", 2, "client.a.addresses", "would let nobody in"),
+        ('[client.a]\nsig_secret = "hunter2"\n', 2, "client.a.sig_secret", "never written in clear"),
+        ('[client.a]\nbots = "block"\n', 2, "client.a.bots", "is none of keep, reject"),
         # an affiliate
         ("[affiliate.b]\nwebhooks = 1\n", 2, "affiliate.b.webhooks", "did you mean 'webhook'?"),
         ('[affiliate.b]\nparams = ["time"]\n', 2, "affiliate.b.params", "param.time"),
