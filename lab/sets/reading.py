@@ -85,7 +85,10 @@ class Reading:
                 "invalid_event",
                 f"{event} NOT IN ({texts(self._known_events)}) AND NOT regexp_full_match({event}, '{EVENT_PATTERN}')",
             ),
-            ("event_not_allowed", f"route IN ('e.gif', 'e.js') AND NOT coalesce({allowed}, false)"),
+            (
+                "event_not_allowed",
+                f"route IN ('e.gif', 'e.js') AND NOT coalesce({allowed}, false) AND NOT list_contains(flags, 'signed')",
+            ),
             ("invalid_amount", f"{amount} IS NOT NULL AND NOT regexp_full_match({amount}, '{NUMBER_PATTERN}')"),
             ("invalid_currency", f"{currency} IS NOT NULL AND NOT regexp_full_match({currency}, '[A-Za-z]{{3}}')"),
         )

@@ -169,7 +169,8 @@ def _hit(random: Random, client: str, hit_id: str, time_us: int, clicks: list[st
     if draw < 0.2:
         return Hit(hit_id, time_us, route, "POST", b"/e", _encode(pairs[:3]), _encode(pairs[3:]), refusal=refusal)
     query = _encode(pairs) + (b"&x=%FF" if random.random() < 0.03 else b"")
-    return Hit(hit_id, time_us, route, "GET", b"/e", query, refusal=refusal)
+    flags = ("signed",) if random.random() < 0.2 else ()
+    return Hit(hit_id, time_us, route, "GET", b"/e", query, refusal=refusal, flags=flags)
 
 
 def _identifiers(random: Random, clicks: list[str]) -> list[tuple[str, str]]:
