@@ -69,28 +69,73 @@ def one_line_errors(command: _Command) -> _Command:
     show_default=True,
     help="set: by SQL over the tables, with a certificate of how far the reference engine agrees.",
 )
-@click.option("--fail-on", type=click.Choice(["difference"]), help="Exit 1 if the stored decisions differ.")
+@click.option("--against", type=click.Path(path_type=Path), help="Compare with this rulebook on the same hits.")
+@click.option(
+    "--fail-on",
+    multiple=True,
+    metavar="CONDITION",
+    help="Exit 1 if it holds: `difference` (the stored decisions differ), or with --against gained>0, lost>0, changed>0, "
+    "money>1%. May be given several times.",
+)
+@click.option(
+    "--report", type=click.Path(path_type=Path), help="With --against: write an HTML page that needs no network."
+)
+@click.option("--junit", type=click.Path(path_type=Path), help="With --against: write the conditions as a JUnit file.")
 @_JSON
 @one_line_errors
 def replay_command(
-    log: Path, rules: Path | None, as_of: str | None, engine: str, fail_on: str | None, as_json: bool
-) -> None:
+    log: Path, rules: Path | None, as_of: str | None, engine: str, against: Path | None, fail_on: tuple[str, ...],
+    report: Path | None, junit: Path | None, as_json: bool,
+) -> None:  # fmt: skip
     """Decide the hits of LOG (a folder of tables) again, and compare with the decisions stored there.
 
-    Without --rules as logged: each hit by the rulebook that was in force.
+    Without --rules as logged: each hit by the rulebook that was in force. With --against: what a second rulebook changes.
     """
+    _check_usage(against, fail_on, report, junit)
     opened = lab.open(log, as_of)
+    if against is not None:
+        _compare(opened, rules, against, engine, fail_on, report, junit, as_json)
+        return
     if engine == "set":
         run = opened.replay(rules, engine=engine)
     else:
-        with progress("replaying") as report:
-            run = replay_log(opened, rules, report)
+        with progress("replaying") as reporter:
+            run = replay_log(opened, rules, reporter)
     document = replay_document(opened, run)
     if as_json:
         _print_json(document)
     else:
         _print_run(opened, run, document)
     if fail_on and document["equal"] is not True:
+        raise SystemExit(1)
+
+
+def _check_usage(against: Path | None, fail_on: tuple[str, ...], report: Path | None, junit: Path | None) -> None:
+    for option, given in (("--report", report), ("--junit", junit)):
+        if given is not None and against is None:
+            raise LabError(f"{option} {given} needs a second rulebook: add --against FILE")
+    for condition in fail_on:
+        if (condition == "difference") is (against is not None):
+            remedy = (
+                "it compares with what is stored; leave out --against"
+                if against
+                else "add --against FILE, or write difference"
+            )
+            raise LabError(f"--fail-on {condition!r} does not fit here: {remedy}")
+
+
+def _compare(
+    log: Log, rules: Path | None, against: Path, engine: str, fail_on: tuple[str, ...], report: Path | None,
+    junit: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    from lab.comparing import compare_and_report, document_of, print_comparison
+
+    comparison, verdicts = compare_and_report(log, rules, against, engine, fail_on, report, junit)
+    if as_json:
+        _print_json(document_of(comparison, verdicts))
+    else:
+        print_comparison(comparison, verdicts)
+    if any(verdict.failed for verdict in verdicts):
         raise SystemExit(1)
 
 

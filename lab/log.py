@@ -15,6 +15,7 @@ from service.archive import tables
 from service.archive.schemas import SCHEMAS
 
 if TYPE_CHECKING:
+    from lab.compare import Comparison
     from lab.replay import Run
     from lab.verify import Verification
     from service.engine import Rulebook
@@ -185,6 +186,19 @@ class Log:
         from lab.replay import replay
 
         return replay(self, rules, progress)
+
+    def compare(
+        self,
+        before: str | Path | Rulebook | None,
+        after: str | Path | Rulebook | None,
+        engine: str = "reference",
+        progress: Callable[[int, int], None] | None = None,
+        noise: bool | None = None,
+    ) -> Comparison:
+        """What a second rulebook changes on the same hits: see `lab.compare.compare`."""
+        from lab.compare import compare
+
+        return compare(self, before, after, engine, progress, noise)
 
     def verify(self, received: str | Path | None = None, rules: str | Path | Rulebook | None = None) -> Verification:
         """What should have been sent against what was sent: see `lab.verify.verify`."""
