@@ -10,7 +10,7 @@ import pytest
 
 import service.engine
 from service.engine import STEPS, PostbackState, Reason, Stage, Verdict
-from service.engine.conditions import _COMPARE, GRAMMAR, compile_condition
+from service.engine.conditions import COMPARE, GRAMMAR, compile_condition
 from service.engine.explain import REMEDIES
 from service.engine.lint import RULES
 from service.engine.model import RESERVED
@@ -54,7 +54,7 @@ def first_column(heading: str) -> list[str]:
     return [next(iter(row.values())) for row in table(heading)]
 
 
-OPERATORS = [*_COMPARE, *re.findall(r"^_[A-Z]+\.2: /([a-z]+)", GRAMMAR, flags=re.MULTILINE)]
+OPERATORS = [*COMPARE, *re.findall(r"^_[A-Z]+\.2: /([a-z]+)", GRAMMAR, flags=re.MULTILINE)]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """The pure core: hits, state and a rulebook in, outcomes out. No I/O, no clock, no random, no environment.
 
 model        the values                     parse       bytes to an event
-conditions   the language of `when`         templates   macros and filters
+conditions   the language of `when`         grammar, meanings   its parser and what its operators mean
+templates    macros and filters             escaping    how a value is written where it stands
 rulebook     clients, affiliates, triggers  reader      a rulebook text to a rulebook, all problems at once
 visitors     state and recognition          triggers    the stages
 postbacks    a firing to its messages       pipeline    the list of steps

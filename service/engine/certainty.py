@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import msgspec
 
-from service.engine.conditions import _COMPARE, Node, syntax
+from service.engine.conditions import COMPARE, Node, syntax
 from service.engine.model import IDENTIFIERS
 from service.engine.parse import CURRENCY, NUMBER, is_no_id
 from service.engine.rulebook import Rulebook, Trigger
@@ -164,7 +164,7 @@ def _equal(value: str, literal: Node) -> bool:
 
 
 def _compare(test: Node, left: str, right: str) -> bool | None:
-    compare = _COMPARE[test[2]]
+    compare = COMPARE[test[2]]
     kinds = {test[1][0], test[3][0]}
     numbers = NUMBER.match(left) is not None and NUMBER.match(right) is not None
     if "text" in kinds:  # by order, the neighbours of a text are no witnesses

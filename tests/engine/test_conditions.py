@@ -10,15 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.engine import ConditionError
-from service.engine.conditions import (
-    MAX_DEPTH,
-    _compile_plainly,
-    _filled,
-    _numbered,
-    _parse,
-    _shape,
-    compile_condition,
-)
+from service.engine.conditions import MAX_DEPTH, _compile_plainly, _shape, compile_condition
+from service.engine.grammar import filled, numbered, parse_condition
 from service.engine.parse import NUMBER
 
 
@@ -289,10 +282,10 @@ def test_numbers_order_as_numbers_and_texts_as_texts(left: str, right: str) -> N
 )  # fmt: skip
 def test_a_condition_read_by_its_shape_is_the_one_read_as_a_whole(text: str) -> None:
     # given the tree of the text as the grammar reads it, and that of its shape with the literals put back
-    whole = _parse(text)
-    literals, shape = _numbered(text)
+    whole = parse_condition(text)
+    literals, shape = numbered(text)
     assert shape != text or not literals
-    assert _filled(_shape(shape).tree, literals) == whole
+    assert filled(_shape(shape).tree, literals) == whole
     # then a condition that differs in its literals only is another one
     condition, plain = compile_condition(text), _compile_plainly(text)
     assert (condition.text, condition.names, condition.events) == (text, plain.names, plain.events)
