@@ -14,6 +14,7 @@ from litestar import Litestar, Response, get
 from litestar.datastructures import State
 
 from service.engine import EMPTY, Rulebook
+from service.intake.browser import tag
 from service.intake.follower import Follower
 from service.intake.journal import RedisJournal
 from service.intake.routes import Intake, intake_routes
@@ -55,7 +56,7 @@ def build(settings: Settings) -> Litestar:
 
     intake = Intake(settings.partitions)
     return Litestar(
-        route_handlers=[*intake_routes(intake), healthz, readyz],
+        route_handlers=[*intake_routes(intake), tag, healthz, readyz],
         lifespan=[lifespan],
         openapi_config=None,
         logging_config=None,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
-from service.engine.model import Event, Hit, Rejection
+from service.engine.model import Event, Hit, Reason, Rejection
 from service.engine.rulebook import Rulebook
 from service.engine.templates import encode_url
+from service.intake.capture import METHODS
 
 Header = tuple[bytes, bytes]
 
@@ -16,7 +19,19 @@ Header = tuple[bytes, bytes]
 GIF = bytes.fromhex("47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b")
 TEXT: Header = (b"content-type", b"text/plain; charset=utf-8")
 JSON: Header = (b"content-type", b"application/json")
+NDJSON: Header = (b"content-type", b"application/x-ndjson")
 IMAGE: Header = (b"content-type", b"image/gif")
+SCRIPT: Header = (b"content-type", b"text/javascript; charset=utf-8")
+# pages of every origin may send events and read what became of them
+FOR_PAGES: list[Header] = [
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"GET, POST"),
+    (b"access-control-allow-headers", b"content-type"),
+    (b"access-control-expose-headers", b"x-hit-id, x-reason"),
+    (b"access-control-max-age", b"86400"),
+    (b"cross-origin-resource-policy", b"cross-origin"),
+    (b"x-content-type-options", b"nosniff"),
+]
 NO_STORE: Header = (b"cache-control", b"no-store")
 NOT_STORED = "not_stored"
 _ADDRESS = (
@@ -32,27 +47,56 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
 
 
-def answer(hit: Hit, parsed: Event | Rejection, as_json: bool, rulebook: Rulebook, stored: bool) -> Answer:
-    """The answer to a hit that was (or could not be) stored."""
+def answer(
+    hit: Hit, parsed: Event | Rejection, as_json: bool, rulebook: Rulebook, stored: bool, leads: Event | None = None
+) -> Answer:
+    """The answer to a hit that was (or could not be) stored. leads: a click that is refused and led on all the same."""
     reason = parsed.reason if isinstance(parsed, Rejection) else ""
     headers = [NO_STORE, (b"x-hit-id", hit.id.encode())] if stored else [NO_STORE]
     if not stored:
         headers.append((b"x-reason", NOT_STORED.encode()))
     elif reason:
         headers.append((b"x-reason", reason.encode()))
-    if hit.route == "c" and isinstance(parsed, Event):
-        location = landing(hit, parsed, rulebook)
+    click = leads or parsed
+    if hit.route == "c" and isinstance(click, Event):
+        location = landing(hit, click, rulebook)
         if location:
             return Answer(302, [*headers, TEXT, (b"location", location.encode())], f"{location}\n".encode())
     status = 503 if not stored else 422 if reason else 200
+    if stored and reason == Reason.BAD_METHOD:
+        status = 405
+        headers.append((b"allow", ", ".join(METHODS[hit.route]).encode()))
     if hit.route == "e.gif":
-        return Answer(status, [*headers, IMAGE], GIF)
+        return Answer(status, [*headers, *FOR_PAGES, IMAGE], GIF)
+    if hit.route == "e.js":
+        return Answer(status, [*headers, *FOR_PAGES, SCRIPT], b"")
     document = describe(hit, parsed, stored)
     if as_json:
         return Answer(status, [*headers, JSON], msgspec.json.encode(document) + b"\n")
-    line = " ".join(value for name, value in document.items() if name != "detail")
+    return Answer(status, [*headers, TEXT], line(document))
+
+
+def batch_answer(told: Sequence[tuple[Hit, Event | Rejection, bool]], as_json: bool) -> Answer:
+    """The answer to a batch: a line per line of it, in its order, the same as each had got alone.
+
+    told: hit, what it says, whether it is stored. If nothing could be stored at all, 503: the sender may come again.
+    """
+    documents = [describe(hit, parsed, stored) for hit, parsed, stored in told]
+    counts = Counter(document["result"] for document in documents)
+    headers = [NO_STORE, (b"x-stored", b"%d" % counts["stored"]), (b"x-rejected", b"%d" % counts["rejected"])]
+    if counts[NOT_STORED]:
+        headers += [(b"x-reason", NOT_STORED.encode()), (b"x-not-stored", b"%d" % counts[NOT_STORED])]
+    status = 503 if counts[NOT_STORED] == len(documents) else 200
+    if as_json:
+        return Answer(status, [*headers, NDJSON], b"".join([msgspec.json.encode(one) + b"\n" for one in documents]))
+    return Answer(status, [*headers, TEXT], b"".join(map(line, documents)))
+
+
+def line(document: dict[str, str]) -> bytes:
+    """What happened in one line of text."""
+    said = " ".join(value for name, value in document.items() if name != "detail")
     detail = document.get("detail", "")
-    return Answer(status, [*headers, TEXT], f"{line}{': ' if detail else ''}{detail}\n".encode())
+    return f"{said}{': ' if detail else ''}{detail}\n".encode()
 
 
 def describe(hit: Hit, parsed: Event | Rejection, stored: bool) -> dict[str, str]:

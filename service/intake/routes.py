@@ -1,11 +1,11 @@
-"""The intake's routes: capture first, then answer. A raw ASGI handler; the way of a request is the order of the lines.
+"""The intake's routes: capture first, then answer. Raw ASGI handlers; the way of a request is the order of the lines.
 
-/e  /e.gif  /c/{client}/{affiliate} store an event; HEAD and OPTIONS are no events.
+/e  /e/batch  /e.gif  /c/{client}/{affiliate} store events; HEAD and OPTIONS are no events.
 """
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -13,27 +13,29 @@ from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
 
-from service.engine.model import Event, Hit, Reason, Rejection
-from service.engine.parse import MAX_BODY_BYTES, MAX_QUERY_BYTES, parse
+from service.engine.model import Hit
+from service.engine.parse import MAX_BODY_BYTES
 from service.engine.partition import partition_of
 from service.engine.rulebook import EMPTY, Rulebook
-from service.intake.answers import TEXT, Answer, Header, answer
-from service.intake.ids import new_hit_id
+from service.intake.answers import TEXT, Answer, Header, answer, batch_answer
+from service.intake.capture import DISCONNECTED, METHODS, Headers, capture, headers_of, read_body
+from service.intake.examine import Found, examine
 from service.intake.journal import Journal, NotStoredError
+from service.intake.lines import MAX_BATCH_BYTES, BadBatchError, hits_of, lines_of
+from service.intake.proxies import Proxies
+from service.intake.signature import Keys, Seal
 
-KEPT_HEADERS = {b"content-type": 200, b"user-agent": 400, b"referer": 800, b"accept": 200}
 SILENT = frozenset({"HEAD", "OPTIONS"})
-ALLOWED = frozenset({"GET", "POST"})
-DISCONNECTED = "disconnected"
-BODY_CUT = "body_cut"
-QUERY_CUT = "query_cut"
+LINES_AT_ONCE = 32  # of a batch, before others have their turn
 
 
 class Intake:
     """The handler. partitions: of the journal. It is connected when the application starts."""
 
-    def __init__(self, partitions: int) -> None:
+    def __init__(self, partitions: int, proxies: Proxies, keys: Keys) -> None:
         self._partitions = partitions
+        self._proxies = proxies
+        self._keys = keys
         self._journal: Journal
         self._rulebook: Callable[[], Rulebook | None]
 
@@ -46,79 +48,60 @@ class Intake:
         """Store the request as a hit and answer it."""
         method: str = scope["method"]
         if method in SILENT:
-            await _send(send, Answer(204, [(b"allow", b"GET, POST")], b""))
+            await _send(send, Answer(204, [(b"allow", ", ".join(METHODS[route]).encode())], b""))
             return
-        if method not in ALLOWED:
-            await _send(send, Answer(405, [TEXT, (b"allow", b"GET, POST")], f"{method} is no event\n".encode()))
-            return
-        body, flags = (b"", ()) if method == "GET" else await _read_body(receive)
-        hit, accept = _capture(route, scope, body, flags)
-        known = self._rulebook()
-        rulebook = known or EMPTY
-        parsed = parse(hit, rulebook)
-        if isinstance(parsed, Rejection):
-            hit = _refuse(hit, parsed)
-        # without a rulebook every client looks unknown, and a refusal binds: the sender has to come again
-        stored = known is not None and await self._store(hit, parsed)
-        if DISCONNECTED not in flags:
-            await _send(send, answer(hit, parsed, b"json" in accept, rulebook, stored))
+        body, flags = (b"", ()) if method == "GET" else await read_body(receive)
+        headers = headers_of(scope)
+        hit = capture(route, scope, headers, body, flags, self._proxies)
+        await self._answer(hit, headers, send, "")
 
-    async def _store(self, hit: Hit, parsed: Event | Rejection) -> bool:
-        partition = partition_of(parsed.client, self._partitions) if parsed.client else 0
+    async def batch(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Store every line of the request as a hit and answer each."""
+        if scope["method"] not in METHODS["e/batch"]:
+            await self("e/batch", scope, receive, send)
+            return
+        body, flags = await read_body(receive, MAX_BATCH_BYTES)
+        headers = headers_of(scope)
+        request = capture("e/batch", scope, headers, body, flags, self._proxies)
         try:
-            await self._journal.append(partition, hit)
+            plain, lines = lines_of(body, request, headers.get(b"content-encoding", b""))
+        except BadBatchError as bad:
+            await self._answer(bad.whole(request), headers, send, bad.detail)
+            return
+        rulebook = self._rulebook()
+        seal = Seal(self._keys, request.query, plain)
+        storing: list[asyncio.Task[tuple[Found, bool]]] = []
+        for number, hit in enumerate(hits_of(lines, request), 1):
+            storing.append(asyncio.create_task(self._keep(examine(hit, rulebook or EMPTY, seal), rulebook)))
+            if number % LINES_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        told = [(found.hit, found.parsed, stored) for found, stored in await asyncio.gather(*storing)]
+        await _send(send, batch_answer(told, _wants_json(headers)))
+
+    async def _answer(self, hit: Hit, headers: Headers, send: Send, detail: str) -> None:
+        """One hit, stored and answered. detail: why it is refused already, for the sender."""
+        known = self._rulebook()
+        found = examine(hit, known or EMPTY, Seal(self._keys, hit.query, hit.body), detail)
+        found, stored = await self._keep(found, known)
+        if DISCONNECTED not in hit.flags:
+            hit, parsed, leads = found
+            await _send(send, answer(hit, parsed, _wants_json(headers), known or EMPTY, stored, leads))
+
+    async def _keep(self, found: Found, known: Rulebook | None) -> tuple[Found, bool]:
+        """Store the hit, and whether it is stored. Without a rulebook every client looks unknown, and a refusal binds: then
+        nothing is stored, and the sender has to come again."""
+        client = found.parsed.client
+        try:
+            if known is None:
+                return found, False
+            await self._journal.append(partition_of(client, self._partitions) if client else 0, found.hit)
         except NotStoredError:
-            return False
-        return True
+            return found, False
+        return found, True
 
 
-def _capture(route: str, scope: Any, body: bytes, flags: tuple[str, ...]) -> tuple[Hit, bytes]:
-    """The request as a hit, and what the sender wants to read."""
-    headers = dict.fromkeys(KEPT_HEADERS, b"")
-    for name, value in scope["headers"]:
-        if name in headers:
-            headers[name] = value[: KEPT_HEADERS[name]]
-    query: bytes = scope["query_string"]
-    if len(query) > 8 * MAX_QUERY_BYTES:
-        query, flags = query[: 8 * MAX_QUERY_BYTES], (*flags, QUERY_CUT)
-    received_at_us = time.time_ns() // 1000
-    peer = scope.get("client") or ("", 0)
-    hit = Hit(
-        new_hit_id(received_at_us), received_at_us, route, scope["method"], scope["raw_path"] or b"", query, body,
-        _text(headers[b"content-type"]), str(peer[0]), _text(headers[b"user-agent"]), _text(headers[b"referer"]),
-        Reason.INVALID_BODY.value if DISCONNECTED in flags else "", flags,
-    )  # fmt: skip
-    return hit, headers[b"accept"]
-
-
-def _refuse(hit: Hit, rejection: Rejection) -> Hit:
-    """The same hit with the refusal that the sender is told, which binds the engine."""
-    return Hit(
-        hit.id, hit.received_at_us, hit.route, hit.method, hit.path, hit.query, hit.body, hit.content_type, hit.address,
-        hit.user_agent, hit.referrer, str(rejection.reason), hit.flags,
-    )  # fmt: skip
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "replace")
-
-
-async def _read_body(receive: Receive) -> tuple[bytes, tuple[str, ...]]:
-    """The body up to its bound, and what was found: `body_cut` past it, `disconnected` if the sender went away."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message: Any = await receive()
-        if message["type"] == "http.disconnect":
-            body = b"".join(parts)
-            return body[:MAX_BODY_BYTES], (DISCONNECTED, *((BODY_CUT,) if size > MAX_BODY_BYTES else ()))
-        part = message.get("body", b"")
-        if size <= MAX_BODY_BYTES:
-            parts.append(part)
-        size += len(part)
-        if not message.get("more_body"):
-            body = b"".join(parts)
-            return (body[:MAX_BODY_BYTES], (BODY_CUT,)) if size > MAX_BODY_BYTES else (body, ())
+def _wants_json(headers: Headers) -> bool:
+    return b"json" in headers.get(b"accept", b"")
 
 
 async def _send(send: Send, reply: Answer) -> None:
@@ -134,6 +117,10 @@ def intake_routes(intake: Intake) -> list[ASGIRouteHandler]:
     async def event(scope: Scope, receive: Receive, send: Send) -> None:
         await intake("e", scope, receive, send)
 
+    @asgi("/e/batch", copy_scope=False)
+    async def batch(scope: Scope, receive: Receive, send: Send) -> None:
+        await intake.batch(scope, receive, send)
+
     @asgi("/e.gif", copy_scope=False)
     async def image(scope: Scope, receive: Receive, send: Send) -> None:
         await intake("e.gif", scope, receive, send)
@@ -145,4 +132,4 @@ def intake_routes(intake: Intake) -> list[ASGIRouteHandler]:
             return
         await intake("c", scope, receive, send)
 
-    return [event, image, tracker_link]
+    return [event, batch, image, tracker_link]

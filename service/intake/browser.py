@@ -1,0 +1,83 @@
+"""What browsers get from the intake besides answers to events: the page's tag, and whom it leaves alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlencode
+
+import msgspec
+from litestar import Request, Response, get
+from litestar.datastructures import State
+
+from service.engine.model import Event, Hit, Reason, Rejection
+from service.engine.parse import BROWSER_ROUTES
+from service.engine.rulebook import Client, Rulebook
+
+TAG = (Path(__file__).parent / "tag.js").read_text(encoding="utf-8")
+NAMES = '["click_id"]'  # what stands in the file for the names that may hold the click id
+TAG_MAX_AGE_S = 3600
+DO_NOT_TRACK = "do_not_track"
+ASKED = ((b"dnt", b"1"), (b"sec-gpc", b"1"))  # do-not-track, Global Privacy Control
+
+
+@get("/tag.js", media_type="text/javascript")
+async def tag(request: Request[Any, Any, Any], state: State) -> Response[str]:
+    """The page's tag. `?client=NAME` lets it know the names under which that client's landing address has the click id."""
+    rulebook: Callable[[], Rulebook | None] = state.follower.current
+    known = rulebook()
+    client = known.clients.get(request.query_params.get("client", "")) if known is not None else None
+    body, etag = tag_text(click_names(client))
+    headers = {
+        "etag": etag,
+        "cache-control": f"public, max-age={TAG_MAX_AGE_S}",
+        "access-control-allow-origin": "*",
+        "cross-origin-resource-policy": "cross-origin",
+        "x-content-type-options": "nosniff",
+    }
+    seen = [one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")]
+    if etag in seen or "*" in seen:
+        return Response("", status_code=304, headers=headers)
+    return Response(body, headers=headers)
+
+
+@lru_cache(maxsize=256)
+def tag_text(names: tuple[str, ...]) -> tuple[str, str]:
+    """The script that looks for the click id under these names, and its ETag."""
+    body = TAG.replace(NAMES, json.dumps(names))  # all ASCII, so that no character can end the literal
+    return body, f'"{hashlib.sha256(body.encode()).hexdigest()[:16]}"'
+
+
+def click_names(client: Client | None) -> tuple[str, ...]:
+    """Names that may hold the click id in the address of the client's page: the landing template's own first."""
+    names = dict.fromkeys(("click_id",))
+    if client is not None:
+        if client.landing is not None:
+            query = client.landing.source.partition("?")[2].partition("#")[0]
+            names = dict.fromkeys([name for name, values in parse_qs(query).items() if "{click_id}" in values]) | names
+        names |= dict.fromkeys([alias for alias, name in client.aliases.items() if name == "click_id"])
+    return tuple(names)
+
+
+def asks_not_to_be_tracked(route: str, headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether a browser says do-not-track or Global Privacy Control. Servers that call `/e` speak for nobody's browser."""
+    return route in BROWSER_ROUTES and any(header in headers for header in ASKED)
+
+
+def untracked(hit: Hit, parsed: Event | Rejection) -> tuple[Hit, Rejection]:
+    """The hit of somebody who asked not to be tracked, and why it counts for nothing.
+
+    What is kept: id, time, route, client and event. No address, user agent, referrer, cookie, parameter or body.
+    """
+    name = parsed.name if isinstance(parsed, Event) else parsed.event
+    query = urlencode({key: value for key, value in (("client", parsed.client), ("event", name)) if value})
+    kept = msgspec.structs.replace(
+        hit, query=query.encode(), body=b"", content_type="", address="", user_agent="", referrer="",
+        refusal=Reason.DO_NOT_TRACK.value, flags=(DO_NOT_TRACK,),
+    )  # fmt: skip
+    detail = "the browser asks not to be tracked; nothing about it is kept"
+    return kept, Rejection(Reason.DO_NOT_TRACK.value, detail, parsed.client, name)
