@@ -16,6 +16,7 @@ from litestar.datastructures import State
 from service.engine import EMPTY, Rulebook
 from service.intake.browser import tag
 from service.intake.follower import Follower
+from service.intake.front import Front
 from service.intake.journal import RedisJournal
 from service.intake.routes import Intake, intake_routes
 from service.intake.spool import SpoolFullError
@@ -28,21 +29,21 @@ def void(_: object) -> None:
     """Drop a result on purpose."""
 
 
-def create() -> Litestar:
+def create() -> Front:
     """The application of a web worker, from the environment. Runs inside the server's worker process."""
     die_with_parent(signal.SIGKILL)  # asked politely, the server's own shutdown can wait for its dead parent for ever
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     return build(from_environment(os.environ))
 
 
-def build(settings: Settings) -> Litestar:
-    """The application for these settings."""
+def build(settings: Settings, journal_type: type[RedisJournal] = RedisJournal) -> Front:
+    """The application for these settings. journal_type: another journal for trials."""
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         wakeups = Wakeups(settings)
         sender = ThreadPoolExecutor(1, "wake")
-        journal = RedisJournal(settings, lambda numbers: void(sender.submit(wakeups.track, numbers)))
+        journal = journal_type(settings, lambda numbers: void(sender.submit(wakeups.track, numbers)))
         follower = Follower(journal.connection, settings.spool_path / "rulebook.toml")
         app.state.journal, app.state.follower = journal, follower
         intake.connect(journal, follower.current)
@@ -55,12 +56,13 @@ def build(settings: Settings) -> Litestar:
         sender.shutdown(wait=False, cancel_futures=True)  # a wake-up that is not sent costs only time
 
     intake = Intake(settings.partitions)
-    return Litestar(
+    rest = Litestar(
         route_handlers=[*intake_routes(intake), tag, healthz, readyz],
         lifespan=[lifespan],
         openapi_config=None,
         logging_config=None,
     )
+    return Front(intake, rest)
 
 
 @get("/healthz", media_type="text/plain")

@@ -15,16 +15,20 @@ from service.servers import ServerError, check_journal
 from service.settings import Settings, make_writable
 
 MAX_HEADERS_BYTES = 128 * 1024
+APPLICATION = "service.app:create"
 
 
-def run(settings: Settings) -> None:
-    """Serve until SIGTERM. Raises ServerError if the port or the journal, SettingsError if the spool cannot be used."""
+def run(settings: Settings, application: str = APPLICATION) -> None:
+    """Serve until SIGTERM. application: where the server finds what makes it.
+
+    Raises ServerError if the port or the journal, SettingsError if the spool cannot be used.
+    """
     check_listen(settings.host, settings.port)
     make_writable(settings.spool_path)
     check_journal(settings.journal_url, settings.partitions).close()
     os.environ.update(settings.environment())
     server = Granian(
-        "service.app:create",
+        application,
         factory=True,
         address=settings.host,
         port=settings.port,

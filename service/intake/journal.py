@@ -114,9 +114,9 @@ class RedisJournal:
             if batch is not None:
                 self._closed.append(batch)
             batch = self._open[partition] = Batch(partition, self.writer)
-        batch.add(hit)
+        stored = batch.add(hit)
         self._work.set()
-        if not await asyncio.shield(batch.stored):
+        if not await stored:
             raise NotStoredError
 
     # writing
@@ -154,8 +154,7 @@ class RedisJournal:
         except Exception:  # whoever waits must hear that nothing is promised
             log.exception("%d hits refused", sum(batch.count for batch in batches))
         for batch in batches:
-            if not batch.stored.done():
-                batch.stored.set_result(batch not in lost)
+            batch.settle(batch not in lost)
 
     # the spool
 
