@@ -21,8 +21,15 @@ BOUNDS = {
     "linger_ms": (0, 60_000),
     "lease_ms": (200, 60_000),
     "worker_threads": (2, 1024),
+    "pause_ms": (0, 86_400_000),
+    "probe_ms": (10, 3_600_000),
+    "keep_days": (0, 100_000),
+    "vacuum_hours": (1, 8_760),
 }
 MOST = 2**31 - 1
+MIN_TOKEN = 16  # characters
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class SettingsError(Exception):
@@ -54,6 +61,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes per append and per commit of tracking."""
     journal_timeout_ms: int = 2_000
     """How long an append may take before the batch goes to the spool."""
+    trusted_proxies: str = ""
+    """Networks of the proxies whose X-Forwarded-For is believed, comma separated, such as 10.0.0.0/8; none if empty."""
     spool_floor_mb: int = 64
     """Free disk space below which the spool takes nothing more and the intake answers 503."""
     linger_ms: int = 1_000
@@ -67,15 +76,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     delivery_timeout_ms: int = 15_000
     """How long a recipient may take to answer."""
     delivery_concurrency: int = 64
-    """Calls under way at once in one worker process."""
+    """Calls under way at once in one worker process; those slower than a second take no place."""
     recipient_concurrency: int = 16
     """Calls under way at once to one recipient in one worker process."""
+    pause_failures: int = 20
+    """Failures in a row after which a recipient is paused, if they lasted long enough."""
+    pause_ms: int = 30_000
+    """How long a run of failures must have lasted before the recipient is paused."""
+    probe_ms: int = 30_000
+    """When a paused recipient is tried again; each further probe waits twice as long, an hour at most."""
+    operator_webhook: str = ""
+    """Address that is told when a recipient is paused or reopened; nobody if empty."""
     allow_addresses: str = ""
     """Networks that postbacks may go to although they are internal, comma separated, such as 127.0.0.1/32."""
     archive_ms: int = 1_000
     """How often the archive appends to the tables."""
     archive_rows: int = 20_000
     """Rows per partition and append of the archive."""
+    keep_days: int = 0
+    """How many days the tables keep, today included; 0 keeps all."""
+    vacuum_hours: int = 24
+    """How long files stay that were merged into others, for readers that hold their names."""
+    tokens: str = ""
+    """Secrets of 16 characters or more that open the status API, comma separated; it is closed if empty."""
 
     @property
     def tables_path(self) -> Path:
@@ -83,15 +106,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.tables or self.var / "tables"
 
     @property
+    def secret_tokens(self) -> tuple[str, ...]:
+        """The secrets that open the status API."""
+        return tuple(token.strip() for token in self.tokens.split(",") if token.strip())
+
+    @property
     def spool_path(self) -> Path:
         """Folder of the spools."""
         return self.var / "spool"
 
     @property
-    def allowed_networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    def allowed_networks(self) -> tuple[Network, ...]:
         """The exceptions of the address guard."""
-        parts = [part.strip() for part in self.allow_addresses.split(",") if part.strip()]
-        return tuple(ipaddress.ip_network(part) for part in parts)
+        return _networks(self.allow_addresses)
+
+    @property
+    def trusted_networks(self) -> tuple[Network, ...]:
+        """Where the trusted proxies are."""
+        return _networks(self.trusted_proxies)
 
     def environment(self) -> dict[str, str]:
         """The settings as variables, for a child process."""
@@ -139,10 +171,17 @@ def _check(settings: Settings) -> None:
             least, most = BOUNDS.get(name, (1, MOST))
             if not least <= value <= most:
                 raise SettingsError(f"{PREFIX}{name.upper()}={value}: use {least} to {most}")
-    try:
-        _ = settings.allowed_networks
-    except ValueError as error:
-        raise SettingsError(f"BACKTRACK_ALLOW_ADDRESSES: {error}; write networks such as 127.0.0.1/32") from None
+    for name in ("allow_addresses", "trusted_proxies"):
+        try:
+            _networks(getattr(settings, name))
+        except ValueError as error:
+            raise SettingsError(f"{PREFIX}{name.upper()}: {error}; write networks such as 127.0.0.1/32") from None
+    if any(len(token) < MIN_TOKEN for token in settings.secret_tokens):
+        raise SettingsError(f"{PREFIX}TOKENS: a token is shorter than {MIN_TOKEN} characters; draw a longer one")
+
+
+def _networks(texts: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(part.strip()) for part in texts.split(",") if part.strip())
 
 
 def make_writable(folder: Path) -> None:

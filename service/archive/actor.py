@@ -12,10 +12,11 @@ import dramatiq
 import redis
 from deltalake.exceptions import DeltaError
 
-from service import keys
+from service import epochs, keys
 from service.archive.tables import TableError
-from service.archive.writer import Archiver, GapError
-from service.servers import client, is_away
+from service.archive.upkeep import Upkeep
+from service.archive.writer import Archiver, GapError, LostError
+from service.servers import is_away
 from service.settings import Settings
 from service.wakeups import ARCHIVE
 
@@ -29,7 +30,7 @@ STAND_STILL_S = 3.0  # below the lease
 
 def register(broker: dramatiq.Broker, settings: Settings, stopping: Callable[[], bool]) -> None:
     """Make the actor `archive` known to a worker's broker."""
-    connection = client(settings.journal_url, timeout_s=30)
+    connection = epochs.journal_client(settings, timeout_s=30)
 
     def archive() -> None:
         token = secrets.token_hex(8)
@@ -37,6 +38,9 @@ def register(broker: dramatiq.Broker, settings: Settings, stopping: Callable[[],
             return
         try:
             _work(connection, settings, token, stopping)
+        except LostError as error:
+            log.error("%s", error)
+            epochs.compare(connection, settings.partitions, settings.tables_path, again=True)
         except (TableError, GapError, DeltaError) as error:
             log.error("the archive stands still: %s", error)
             _pause(STAND_STILL_S, stopping)
@@ -52,15 +56,20 @@ def register(broker: dramatiq.Broker, settings: Settings, stopping: Callable[[],
 
 def _work(connection: redis.Redis, settings: Settings, token: str, stopping: Callable[[], bool]) -> None:
     archiver = Archiver(connection, settings.tables_path, settings.partitions, settings.archive_rows)
+    upkeep = Upkeep(settings)
     deadline = time.monotonic() + TURN_S
-    while time.monotonic() < deadline and not stopping():
-        held: Any = connection.get(keys.ARCHIVE_LEASE)
-        if held is None or held.decode() != token:
-            return  # it took too long and another one has taken over; the tables tell both how far they are
-        connection.pexpire(keys.ARCHIVE_LEASE, LEASE_MS)
-        started = time.monotonic()
-        archiver.round()
-        _pause(started + settings.archive_ms / 1000 - time.monotonic(), stopping)
+    try:
+        while time.monotonic() < deadline and not stopping():
+            held: Any = connection.get(keys.ARCHIVE_LEASE)
+            if held is None or held.decode() != token:
+                return  # it took too long and another one has taken over; the tables tell both how far they are
+            connection.pexpire(keys.ARCHIVE_LEASE, LEASE_MS)
+            started = time.monotonic()
+            archiver.round()
+            upkeep.look()
+            _pause(started + settings.archive_ms / 1000 - time.monotonic(), stopping)
+    finally:
+        upkeep.stop()
 
 
 def _pause(seconds: float, stopping: Callable[[], bool]) -> None:

@@ -5,6 +5,11 @@ The one place that knows how a table is found, checked, created and appended to.
 
 from __future__ import annotations
 
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +20,16 @@ from service.archive.schemas import SCHEMAS, TABLE_VERSION
 
 TABLES = tuple(SCHEMAS)
 _MARK = "backtrack table {name}, version {version}"
+LOCK = ".upkeep.lock"
+
+# how Delta keeps its own log. Statistics only of columns that find rows and name nobody: those of the others would repeat
+# addresses and parameters in every commit, where nobody who erases a person would look for them.
+PROPERTIES = {
+    "delta.checkpointInterval": "100",
+    "delta.logRetentionDuration": "interval 1 hours",  # nobody travels back; without it, a file per second for 30 days
+    "delta.enableExpiredLogCleanup": "true",
+    "delta.dataSkippingStatsColumns": "partition,epoch,seq,n,time,hit_id",
+}
 
 
 class TableError(Exception):
@@ -64,7 +79,7 @@ def append(
 
 
 def create(root: Path, name: str) -> None:
-    """Create an empty table with its mark, unless it is there."""
+    """Create an empty table with its mark, unless it is there; one that is there gets the properties that it lacks."""
     (root / name).mkdir(parents=True, exist_ok=True)
     DeltaTable.create(
         str(root / name),
@@ -73,7 +88,52 @@ def create(root: Path, name: str) -> None:
         partition_by=["day"],
         name=name,
         description=_MARK.format(name=name, version=TABLE_VERSION),
+        configuration=properties(name),
     )
+    table = open_table(root, name)
+    if table is not None and not properties(name).items() <= table.metadata().configuration.items():
+        table.alter.set_table_properties(properties(name))
+
+
+def properties(name: str) -> dict[str, str]:
+    """The table's properties: statistics only of columns that it has."""
+    columns = PROPERTIES["delta.dataSkippingStatsColumns"].split(",")
+    kept = ",".join(column for column in columns if column in SCHEMAS[name].names)
+    return PROPERTIES | {"delta.dataSkippingStatsColumns": kept}
+
+
+@contextmanager
+def claim(root: Path, wait_s: float = 0.0) -> Iterator[bool]:
+    """Be the only one that merges, drops or erases in these tables; False if somebody else still is after `wait_s`.
+
+    The library lets two merges of the same files both commit, which doubles their rows. A lock of the operating system
+    outlasts a process that sleeps and ends with one that dies, as no lease does.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        yield _locked(descriptor, time.monotonic() + wait_s)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, deadline_s: float) -> bool:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() >= deadline_s:
+                return False
+            time.sleep(0.05)
+
+
+def replace(table: DeltaTable, rows: pa.Table, predicate: str) -> None:
+    """Put rows in the place of those that the predicate (SQL) finds, in one commit. Each has to fit the predicate itself.
+
+    Raises CommitFailedError where anybody else wrote to the table meanwhile; nothing has happened then.
+    """
+    write_deltalake(table, rows, mode="overwrite", predicate=predicate)
 
 
 def files(root: Path, name: str) -> list[str]:

@@ -67,6 +67,8 @@ def test_the_folders_lie_below_var_unless_told_otherwise() -> None:
         ("BACKTRACK_LEASE_MS", "10", "BACKTRACK_LEASE_MS=10: use 200 to"),
         ("BACKTRACK_VAR", "", "BACKTRACK_VAR is empty; name a folder, or leave it out"),
         ("BACKTRACK_ALLOW_ADDRESSES", "10.0.0.1/8", "BACKTRACK_ALLOW_ADDRESSES: 10.0.0.1/8 has host bits set; write"),
+        ("BACKTRACK_TOKENS", "a-token-of-32-characters-or-so-x,short", "BACKTRACK_TOKENS: a token is shorter than 16 characters; draw"),
+        ("BACKTRACK_TRUSTED_PROXIES", "10.0.0.1/8", "BACKTRACK_TRUSTED_PROXIES: 10.0.0.1/8 has host bits set; write"),
         ("BACKTRACK_ALLOW_ADDRESSES", "localhost", "BACKTRACK_ALLOW_ADDRESSES: 'localhost' does not appear"),
     ],
 )
