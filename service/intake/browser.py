@@ -14,15 +14,14 @@ import msgspec
 from litestar import Request, Response, get
 from litestar.datastructures import State
 
-from service.engine.model import Event, Hit, Reason, Rejection
-from service.engine.parse import BROWSER_ROUTES
+from service.engine.model import Event, Reason, Rejection
 from service.engine.rulebook import Client, Rulebook
+from service.intake.capture import DO_NOT_TRACK
+from service.intake.examine import Found
 
 TAG = (Path(__file__).parent / "tag.js").read_text(encoding="utf-8")
 NAMES = '["click_id"]'  # what stands in the file for the names that may hold the click id
 TAG_MAX_AGE_S = 3600
-DO_NOT_TRACK = "do_not_track"
-ASKED = ((b"dnt", b"1"), (b"sec-gpc", b"1"))  # do-not-track, Global Privacy Control
 
 
 @get("/tag.js", media_type="text/javascript")
@@ -63,16 +62,12 @@ def click_names(client: Client | None) -> tuple[str, ...]:
     return tuple(names)
 
 
-def asks_not_to_be_tracked(route: str, headers: list[tuple[bytes, bytes]]) -> bool:
-    """Whether a browser says do-not-track or Global Privacy Control. Servers that call `/e` speak for nobody's browser."""
-    return route in BROWSER_ROUTES and any(header in headers for header in ASKED)
+def untracked(found: Found) -> Found:
+    """The hit of somebody who asks not to be tracked: it counts for nothing.
 
-
-def untracked(hit: Hit, parsed: Event | Rejection) -> tuple[Hit, Rejection]:
-    """The hit of somebody who asked not to be tracked, and why it counts for nothing.
-
-    What is kept: id, time, route, client and event. No address, user agent, referrer, cookie, parameter or body.
+    What is kept: id, time, route, client and event. No address, user agent, referrer, parameter or body.
     """
+    hit, parsed, _ = found
     name = parsed.name if isinstance(parsed, Event) else parsed.event
     query = urlencode({key: value for key, value in (("client", parsed.client), ("event", name)) if value})
     kept = msgspec.structs.replace(
@@ -80,4 +75,4 @@ def untracked(hit: Hit, parsed: Event | Rejection) -> tuple[Hit, Rejection]:
         refusal=Reason.DO_NOT_TRACK.value, flags=(DO_NOT_TRACK,),
     )  # fmt: skip
     detail = "the browser asks not to be tracked; nothing about it is kept"
-    return kept, Rejection(Reason.DO_NOT_TRACK.value, detail, parsed.client, name)
+    return Found(kept, Rejection(Reason.DO_NOT_TRACK.value, detail, parsed.client, name))
