@@ -3,6 +3,8 @@ in the tables."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import redis
 
@@ -47,4 +49,14 @@ def backlog(connection: redis.Redis, partitions: int) -> Backlog:
         if last_decision:  # rulebook entries have none, so the end of the journal tells nothing here
             decided = int(last_decision[0][0].partition(b"-")[2])
             to_archive += max(0, decided - int(archived.get(app_id("decisions", place.number).encode(), 0)))
+    to_deliver += _in_rooms(connection)
     return Backlog(logged, to_decide, to_deliver, to_archive)
+
+
+def _in_rooms(connection: redis.Redis) -> int:
+    """Postbacks that wait until their recipient can be called."""
+    pipeline = connection.pipeline(transaction=False)
+    waiting: Any = connection.smembers(keys.ROOMS)
+    for recipient in waiting:
+        pipeline.zcard(keys.room(recipient.decode()))
+    return sum(pipeline.execute())

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-META = "bt:meta"  # hash: version of the stored state, number of partitions
+META = "bt:meta"  # hash: version of the stored state, number of partitions; run of the server, mark of the tables
 RULEBOOK = "bt:rulebook"  # id of the rulebook in force
 RULEBOOKS = "bt:rulebooks"  # hash: id -> text
+ROOMS = "bt:rooms"  # set: recipients for whom postbacks wait outside of the due index
+FAILING = "bt:failing"  # hash: recipient -> failures in a row
+FAILING_SINCE = "bt:failing:since"  # hash: recipient -> time_us of the first of them
+PAUSED = "bt:paused"  # hash: recipient -> since when, why, how often it was probed
+PROBES = "bt:probes"  # sorted set: paused recipient by time_us of its next probe
+RATES = "bt:rates"  # hash: recipient -> time_us from which on its rate allows the next call
 ARCHIVE_LEASE = "bt:archive:lease"
 ARCHIVED = (
     "bt:archived"  # hash: table/partition -> highest archived number, a hint for status; the tables are the truth
@@ -17,12 +23,13 @@ class Partition:
     """Keys of one partition."""
 
     __slots__ = (
-        "attempts", "caps", "counts", "dead", "decisions", "due", "fence", "head", "inflight", "journal", "lease",
-        "number", "owners", "poison", "postbacks", "promises", "tracked", "tries", "txids", "visitors", "wake", "writers",
+        "attempts", "bases", "caps", "counts", "dead", "decisions", "due", "ended", "fence", "head", "inflight",
+        "journal", "kept", "late", "lease", "number", "owners", "poison", "postbacks", "promises", "settled",
+        "tracked", "tries", "txids", "visitors", "wake", "writers",
     )  # fmt: skip
 
-    def __init__(self, number: int) -> None:
-        base = f"bt:{number}:"
+    def __init__(self, number: int, name: str = "") -> None:
+        base = f"bt:{name or number}:"
         self.number = number
         self.journal = base + "journal"  # stream: epoch-seq -> t (time_us), h (hit) or r (rulebook id)
         self.head = base + "head"  # hash: epoch, seq, time of the last entry; postbacks, attempts: last numbers
@@ -40,11 +47,27 @@ class Partition:
         self.postbacks = base + "postbacks"  # stream: 1-n -> postback
         self.attempts = base + "attempts"  # stream: 1-n -> attempt
         self.promises = base + "promises"  # hash: postback id -> postback that is not settled yet
-        self.tries = base + "tries"  # hash: postback id -> tries so far
+        self.tries = base + "tries"  # hash: postback id -> number of the last try that was handed out
+        self.bases = base + "bases"  # hash: postback id -> tries that count no more for the ladder
+        self.ended = base + "ended"  # hash: id of a postback that was given up -> number of its last try and its state
+        self.late = base + "late"  # with : and a postback id: number of the last try, for tries that are still under way
         self.due = base + "due"  # sorted set: postback id by time_us when it is due
-        self.inflight = base + "inflight"  # hash: postback id -> token of the delivery under way
+        self.inflight = (
+            base + "inflight"
+        )  # hash: postback id -> token of the delivery under way | first number not recorded
         self.dead = base + "dead"  # sorted set: postback id by time_us of giving up
+        self.kept = base + "kept"  # set: ids of hits that the tables have and Redis has lost; they are not taken again
+        self.settled = base + "settled"  # hash: postback id -> what the tables know of it, until it is promised again
         self.poison = base + "poison"  # hash: seq -> error of an entry that could not be handled
+
+
+OPERATOR_NAME = "operator"
+OPERATOR = Partition(-1, OPERATOR_NAME)  # the postbacks to whoever runs this: notices of pauses
+
+
+def room(recipient: str) -> str:
+    """Sorted set: partition/postback id by time_us, of postbacks that wait until their recipient can be called."""
+    return f"bt:room:{recipient}"
 
 
 def partitions(count: int) -> tuple[Partition, ...]:

@@ -6,8 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,10 +17,14 @@ from redis.retry import Retry
 
 from service import keys
 from service.archive.schemas import Attempt
-from service.delivery.due import DueIndex, Taken
-from service.delivery.signing import SecretError, read_secrets
-from service.delivery.webhook import Answer, Caller, Request, attempt_of, prepare
+from service.delivery.due import Done, DueIndex, Taken
+from service.delivery.health import Health
+from service.delivery.ladder import CLASSES_OF_HEALTH
+from service.delivery.record import Answer, Method, Owner, Request, attempt_of
+from service.delivery.shares import Shares
+from service.delivery.webhook import NAME_TIMEOUT_S, Webhooks
 from service.engine import EMPTY, Postback, Rulebook
+from service.engine.rulebook import apart_us
 from service.rulebooks import compiled
 from service.settings import Settings
 
@@ -29,33 +32,43 @@ log = logging.getLogger("backtrack.delivery")
 
 LEASE_MARGIN_MS = 5_000
 WAIT_MS = 200
-PUT_BACK_MS = 250  # until a postback is looked at again whose recipient has enough calls under way
-PUT_BACK_APART_US = 1_000  # so that a long backlog of one recipient costs a bounded part of every second
+WAIT_FOR_ROOM_MS = 20  # while somebody waits in a room whose recipient can be called
+LOOK_EVERY_S = 0.1
 FOLLOW_EVERY_S = 1.0
+DRAIN_AT_ONCE = 16  # drawn out of one room in one turn
+OPERATOR_KEEPS = 1_000
+
+
+def methods_of(settings: Settings) -> dict[str, Method]:
+    """The ways to deliver, by their names in the rulebook."""
+    return {"webhook": Webhooks(settings.delivery_timeout_ms, settings.allowed_networks, os.environ)}
 
 
 class Courier:
     """Delivers until it is told to stop. stopping: asked between rounds."""
 
-    def __init__(self, settings: Settings, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self, settings: Settings, stopping: Callable[[], bool], methods: Mapping[str, Method] | None = None
+    ) -> None:
         self._settings = settings
         self._stopping = stopping
-        self._places = keys.partitions(settings.partitions)
+        self._places = (*keys.partitions(settings.partitions), keys.OPERATOR)
         self._redis: aioredis.Redis = aioredis.Redis.from_url(
             settings.journal_url, socket_timeout=30, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0), protocol=2
         )
         self._due = DueIndex(self._redis, self._places)
-        self._caller = Caller(settings.delivery_timeout_ms, settings.allowed_networks)
-        self._lease_us = (settings.delivery_timeout_ms + LEASE_MARGIN_MS) * 1000
-        self._busy: Counter[str] = Counter()
-        self._back_until_us: dict[str, int] = {}
+        self._methods = methods or methods_of(settings)
+        self._health = Health(self._redis, settings)
+        self._shares = Shares(settings.delivery_concurrency, settings.recipient_concurrency)
+        self._lease_us = (settings.delivery_timeout_ms + LEASE_MARGIN_MS) * 1000 + int(NAME_TIMEOUT_S * 1_000_000)
         self._running: set[asyncio.Task[None]] = set()
-        self._done: list[tuple[Taken, list[Attempt]]] = []
+        self._done: list[Done] = []
         self._settled = asyncio.Event()
         self._seen: dict[str, str] = {}
         self._watch: asyncio.Task[None] | None = None
         self._rulebook: Rulebook = EMPTY
-        self._followed_s = 0.0
+        self._followed_s = self._looked_s = 0.0
+        self._behind_us = 0  # how much the clock of this machine is behind that of Redis
 
     async def run(self, seconds: float) -> None:
         """Deliver for a while, then settle what is under way."""
@@ -67,6 +80,7 @@ class Courier:
             await self._look_where_streams_end()
             while time.monotonic() < deadline and not self._stopping():
                 await self._follow()
+                await self._look()
                 await self._round()
         finally:
             await self._end()
@@ -78,69 +92,119 @@ class Courier:
         if self._running:
             await asyncio.wait(self._running)
         try:
-            await self._flush()
+            await self._exchange(0)
         finally:
-            await self._caller.close()
+            for method in self._methods.values():
+                await method.close()
             await self._redis.aclose()
 
+    # one round
+
     async def _round(self) -> None:
-        free = self._settings.delivery_concurrency - len(self._running)
-        taken = await self._due.take(_now_us(), self._lease_us, max(1, free // 4)) if free > 0 else []
-        back = [(one, self._later_us(one)) for one in taken if not self._start(one)]
-        if back:
-            await self._due.put_back(back)
-        await self._flush()
-        if taken:
+        taken = await self._exchange(self._shares.free())
+        await self._begin(taken)
+        drawn = await self._drain()
+        if taken or drawn:
             await self._wait_for_an_answer(1)
         else:
-            await self._wait(WAIT_MS)
+            await self._wait(WAIT_FOR_ROOM_MS if self._callable_rooms() else WAIT_MS)
 
-    def _start(self, taken: Taken) -> bool:
-        """Begin a delivery, unless its recipient has enough calls under way."""
-        recipient = taken.postback.recipient
-        if self._busy[recipient] >= self._settings.recipient_concurrency:
-            return False
-        self._busy[recipient] += 1
-        task = asyncio.create_task(self._deliver(taken))
+    async def _exchange(self, limit: int) -> list[Taken]:
+        """Record what has been answered since the last time, and take what is due."""
+        done, self._done = self._done, []
+        taken = await self._due.exchange(done, None if limit else self._now_us(), self._lease_us, limit)
+        if limit:
+            self._behind_us = self._due.now_us - time.time_ns() // 1000
+        if done:
+            await self._conclude(done)
+        return taken
+
+    async def _conclude(self, done: Sequence[Done]) -> None:
+        _report(done)
+        for recipient in await self._health.note([attempts[-1] for _, attempts in done], self._now_us()):
+            self._shares.start_again(recipient)
+            self._looked_s = 0.0
+        if any(taken.place is keys.OPERATOR for taken, _ in done):
+            await self._redis.xtrim(keys.OPERATOR.attempts, OPERATOR_KEEPS, approximate=True)
+
+    async def _begin(self, taken: Sequence[Taken]) -> None:
+        """Start what may start; the rest waits in the rooms of its recipients."""
+        groups: dict[str, list[Taken]] = {}
+        for one in taken:
+            groups.setdefault(one.postback.recipient, []).append(one)
+        untried: list[Taken] = []
+        for recipient, group in groups.items():
+            most = 0 if recipient in self._health.paused else min(self._shares.free_of(recipient), len(group))
+            most = await self._permitted(recipient, most)
+            for one in group[:most]:
+                self._start(one)
+            untried += group[most:]
+        if untried:
+            await self._due.put_in_room(untried)
+            self._health.waiting |= {one.postback.recipient for one in untried}
+
+    async def _drain(self) -> int:
+        """Call for those who wait, as far as their recipients have room; probe who is paused. Returns how many."""
+        drawn = 0
+        for recipient in self._callable_rooms():
+            free = min(self._shares.free(), self._shares.free_of(recipient), DRAIN_AT_ONCE)
+            permitted = await self._permitted(recipient, free)
+            drawn += await self._draw(recipient, permitted) if permitted else 0
+        for recipient in self._health.to_probe:
+            if await self._health.may_probe(recipient, self._lease_us):
+                drawn += await self._draw(recipient, 1)
+        self._health.to_probe = ()
+        return drawn
+
+    async def _draw(self, recipient: str, limit: int) -> int:
+        taken = await self._due.draw(recipient, self._lease_us, limit)
+        if not taken:
+            self._health.waiting -= {recipient}
+        for one in taken:
+            self._start(one)
+        return len(taken)
+
+    def _callable_rooms(self) -> list[str]:
+        return [
+            recipient for recipient in sorted(self._health.waiting - self._health.paused)
+            if self._shares.free_of(recipient) > 0
+        ]  # fmt: skip
+
+    async def _permitted(self, recipient: str, most: int) -> int:
+        owner = self._owner(recipient)
+        apart = apart_us(owner.rate) if owner is not None and most else 0
+        return await self._health.permits(recipient, apart, most) if apart else most
+
+    # one delivery
+
+    def _start(self, taken: Taken) -> None:
+        call = self._shares.begin(taken.postback.recipient, time.monotonic())
+        task = asyncio.create_task(self._deliver(taken, call))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        return True
 
-    def _later_us(self, taken: Taken) -> int:
-        """When to look again at a postback of a busy recipient: one after the other."""
-        recipient = taken.postback.recipient
-        due_us = max(_now_us() + PUT_BACK_MS * 1000, self._back_until_us.get(recipient, 0) + PUT_BACK_APART_US)
-        self._back_until_us[recipient] = due_us
-        return due_us
-
-    async def _deliver(self, taken: Taken) -> None:
-        """One delivery; first the record of an earlier one that never settled."""
-        attempts = [_lost(taken, _now_us())] if taken.lost else []
-        if not attempts or attempts[0].state != "dead":
-            attempts.append(await self._try(taken.postback, taken.tries + len(attempts) + 1))
-        self._busy[taken.postback.recipient] -= 1
+    async def _deliver(self, taken: Taken, call: int) -> None:
+        """One delivery; first the record of earlier ones that never settled."""
+        attempts = [_lost(taken, number, self._now_us()) for number in range(taken.first, taken.number)]
+        if not attempts or attempts[-1].state != "dead":
+            attempts.append(await self._try(taken))
+        health = CLASSES_OF_HEALTH.get(attempts[-1].result)
+        self._shares.end(call, taken.postback.recipient, None if health is None else health == "ok")
         self._done.append((taken, attempts))
         self._settled.set()
 
-    async def _try(self, postback: Postback, number: int) -> Attempt:
-        started_us = _now_us()
-        request = prepare(postback, [], started_us // 1_000_000)
+    async def _try(self, taken: Taken) -> Attempt:
+        postback, started_us, started_s = taken.postback, self._now_us(), time.monotonic()
         try:
-            request = prepare(postback, self._secrets(postback.recipient), started_us // 1_000_000)
-            answer = await self._caller.call(request)
-        except SecretError as error:
-            answer = Answer("no_secret", error=str(error))
+            method = self._methods[postback.method]
+            request, answer = await method.deliver(postback, self._owner(postback.recipient), started_us)
         except Exception as bug:
             log.exception("postback %s", postback.id)
-            answer = Answer("connection", error=f"{type(bug).__name__}: {bug}")
-        return attempt_of(postback, request, answer, number, started_us, _now_us() - started_us)
+            request, answer = _unsent(postback), Answer("connection", error=f"{type(bug).__name__}: {bug}")
+        duration_us = int((time.monotonic() - started_s) * 1_000_000)
+        return attempt_of(postback, request, answer, taken.number, started_us, duration_us, taken.base)
 
-    async def _flush(self) -> None:
-        """Record what has been answered since the last time, in one round trip."""
-        if self._done:
-            done, self._done = self._done, []
-            await self._due.settle(done, _now_us())
-            _report(done)
+    # what goes on around
 
     async def _wait_for_an_answer(self, milliseconds: int) -> None:
         self._settled.clear()
@@ -153,7 +217,7 @@ class Courier:
     async def _wait(self, milliseconds: int) -> None:
         """Wait for an answer, a new postback or the next one that is due, whichever comes first."""
         next_us = None if self._running else await self._due.next_due_us()
-        left_ms = milliseconds if next_us is None else min(milliseconds, (next_us - _now_us()) // 1000)
+        left_ms = milliseconds if next_us is None else min(milliseconds, (next_us - self._now_us()) // 1000)
         if left_ms <= 0 or self._done:
             return
         if self._watch is None:
@@ -173,13 +237,14 @@ class Courier:
 
     async def _look_where_streams_end(self) -> None:
         pipeline = self._redis.pipeline(transaction=False)
-        for place in self._places:
+        places = self._places[:-1]
+        for place in places:
             pipeline.hget(place.head, "postbacks")
-        for place, last in zip(self._places, await pipeline.execute(), strict=True):
+        for place, last in zip(places, await pipeline.execute(), strict=True):
             self._seen[place.postbacks] = f"1-{int(last or 0)}"
 
     async def _follow(self) -> None:
-        """Know the rulebook in force: the recipients' secrets are named there."""
+        """Know the rulebook in force: the recipients' secrets, headers and rates are named there."""
         if time.monotonic() - self._followed_s < FOLLOW_EVERY_S:
             return
         self._followed_s = time.monotonic()
@@ -187,22 +252,35 @@ class Courier:
         if found and found.decode() != self._rulebook.id:
             self._rulebook = compiled(await self._redis.hget(keys.RULEBOOKS, found.decode()))
 
-    def _secrets(self, recipient: str) -> list[bytes]:
+    async def _look(self) -> None:
+        """Know how the recipients are doing, and which calls have become slow."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= LOOK_EVERY_S:
+            self._looked_s = now_s
+            self._shares.sweep(now_s)
+            await self._health.look(self._now_us())
+
+    def _owner(self, recipient: str) -> Owner:
         role, _, name = recipient.partition(":")
-        owner = (self._rulebook.clients if role == "client" else self._rulebook.affiliates).get(name)
-        return read_secrets(owner.secret, os.environ) if owner is not None and owner.secret else []
+        return self._rulebook.clients.get(name) if role == "client" else self._rulebook.affiliates.get(name)
+
+    def _now_us(self) -> int:
+        """The time of the journal's Redis."""
+        return time.time_ns() // 1000 + self._behind_us
 
 
-def _lost(taken: Taken, now_us: int) -> Attempt:
+def _unsent(postback: Postback) -> Request:
+    return Request(postback.verb, postback.url, {"webhook-id": postback.id}, postback.body)
+
+
+def _lost(taken: Taken, number: int, now_us: int) -> Attempt:
     """The record of a delivery that never settled: whether it arrived is unknown. The next try, if any, is made now."""
-    postback = taken.postback
     answer = Answer("unknown", error="the delivering process ended before it could tell")
-    request = Request(postback.verb, postback.url, {"webhook-id": postback.id}, postback.body)
-    attempt = attempt_of(postback, request, answer, taken.tries + 1, now_us, 0)
+    attempt = attempt_of(taken.postback, _unsent(taken.postback), answer, number, now_us, 0, taken.base)
     return attempt if attempt.state == "dead" else msgspec.structs.replace(attempt, next_due_us=now_us)
 
 
-def _report(done: list[tuple[Taken, list[Attempt]]]) -> None:
+def _report(done: Sequence[Done]) -> None:
     for taken, attempts in done:
         last = attempts[-1]
         if last.result != "delivered":
@@ -210,7 +288,3 @@ def _report(done: list[tuple[Taken, list[Attempt]]]) -> None:
                 "postback %s to %s: try %d %s %s %s, now %s",
                 taken.postback.id, last.recipient, last.number, last.result, last.status or "", last.error, last.state,
             )  # fmt: skip
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000

@@ -1,14 +1,18 @@
-"""The due index: what has to be delivered and when, in the journal's Redis. Taking is atomic, so any number may take."""
+"""The due index: what has to be delivered and when, in the journal's Redis. Taking is atomic, so any number may take.
+
+All times are those of the journal's Redis, whose clock has also written the log.
+"""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 import redis.asyncio as aioredis
 
+from service import keys
 from service.archive.schemas import Attempt
 from service.engine.model import Postback
 from service.keys import Partition
@@ -17,58 +21,128 @@ from service.scripts import script_text
 _encode = msgspec.msgpack.Encoder().encode
 _postback = msgspec.msgpack.Decoder(Postback).decode
 
+LATE_S = 3_600  # for how long a try of a postback that was delivered meanwhile can still be numbered
 
-class Taken(msgspec.Struct, frozen=True):
-    """A postback that was taken for delivery. tries: recorded so far. lost: an earlier delivery never settled."""
+
+class Taken(msgspec.Struct, frozen=True, gc=False):
+    """A postback that was taken for delivery.
+
+    number: of the try. first: lowest number that nobody recorded; below `number` if earlier deliveries never settled. base: tries
+    before the last resend, from which on the ladder begins anew. token: what marks it as ours.
+    """
 
     place: Partition
     postback: Postback
-    tries: int
-    lost: bool
+    number: int
+    first: int
+    base: int
     token: str
+
+    @property
+    def tries(self) -> int:
+        """Tries that are recorded."""
+        return self.first - 1
+
+    @property
+    def lost(self) -> bool:
+        """Whether an earlier delivery never settled."""
+        return self.first < self.number
+
+
+Done = tuple[Taken, Sequence[Attempt]]
 
 
 class DueIndex:
-    """The due index of some partitions."""
+    """The due index of some partitions. now_us: the moment of the last exchange."""
 
     def __init__(self, connection: aioredis.Redis, places: Sequence[Partition]) -> None:
         self._redis = connection
-        self._places = places
-        self._take = connection.register_script(script_text("delivery/take"))
+        self._places = list(places)
+        begin = script_text("delivery/hand_out")
+        self._take = connection.register_script(begin + script_text("delivery/take"))
+        self._draw = connection.register_script(begin + script_text("delivery/draw"))
         self._settle = connection.register_script(script_text("delivery/settle"))
-        self._putback = connection.register_script(script_text("delivery/putback"))
+        self._room = connection.register_script(script_text("delivery/room"))
+        self._late = connection.register_script(script_text("delivery/late"))
+        self._record = connection.register_script(script_text("delivery/record"))
+        self.now_us = 0
 
-    async def take(self, now_us: int, lease_us: int, limit: int) -> list[Taken]:
-        """Take what is due, at most `limit` per partition, in one round trip."""
-        token = secrets.token_hex(8)
-        pipeline = self._redis.pipeline(transaction=False)
-        for place in self._places:
-            keys = [place.due, place.promises, place.tries, place.inflight]
-            await self._take(keys=keys, args=[now_us, now_us + lease_us, limit, token], client=pipeline)
-        answers = await pipeline.execute()
-        return [
-            taken for place, answer in zip(self._places, answers, strict=True) for taken in _read(place, answer, token)
-        ]
+    async def take(self, now_us: int | None, lease_us: int, limit: int) -> list[Taken]:
+        """Take what is due, at most `limit`. now_us: None for the clock of Redis."""
+        return await self.exchange((), now_us, lease_us, limit)
 
-    async def settle(self, done: Sequence[tuple[Taken, Sequence[Attempt]]], now_us: int) -> None:
-        """Record tries and what the postbacks are after them, in one round trip."""
+    async def settle(self, done: Sequence[Done], now_us: int) -> None:
+        """Record tries and what the postbacks are after them."""
+        await self.exchange(done, now_us, 0, 0)
+
+    async def exchange(self, done: Sequence[Done], now_us: int | None, lease_us: int, limit: int) -> list[Taken]:
+        """Settle and take in one round trip, which is one fsync."""
         pipeline = self._redis.pipeline(transaction=False)
-        for taken, attempts in done:
-            place, last = taken.place, attempts[-1]
-            keys = [
-                place.due, place.promises, place.tries, place.inflight, place.head, place.attempts, place.dead,
-            ]  # fmt: skip
-            args: list[Any] = [taken.postback.id, taken.token, last.state, last.next_due_us, now_us]
-            await self._settle(keys=keys, args=[*args, *map(_encode, attempts)], client=pipeline)
+        groups: dict[int, list[Done]] = {}
+        for one in done:
+            groups.setdefault(one[0].place.number, []).append(one)
+        for group in groups.values():
+            await self._settle_group(group, now_us or self.now_us, pipeline)
+        if limit > 0:
+            self._places.append(self._places.pop(0))  # no partition is always the first one asked
+            takes = [key for place in self._places for key in _hand_out_keys(place)]
+            args: list[Any] = ["" if now_us is None else now_us, lease_us, limit, secrets.token_hex(8)]
+            await self._take(keys=takes, args=args, client=pipeline)
+        answers = await pipeline.execute() if groups or limit > 0 else []
+        for group, late in zip(groups.values(), answers, strict=False):
+            for taken, attempts in group if late else ():
+                if taken.postback.id.encode() in late:
+                    await self._add_late(taken, attempts[-1])
+        return self._read(self._places, answers[-1]) if limit > 0 else []
+
+    async def _settle_group(self, group: Sequence[Done], now_us: int, client: Any) -> None:
+        place = group[0][0].place
+        args: list[Any] = [now_us, LATE_S, f"{place.late}:"]
+        for taken, attempts in group:
+            last = attempts[-1]
+            args += [taken.postback.id, taken.token, last.number, last.state, last.next_due_us, len(attempts)]
+            args += map(_encode, attempts)
+        names = [
+            place.due, place.promises, place.tries, place.inflight, place.head, place.attempts, place.dead, place.bases,
+            place.ended,
+        ]  # fmt: skip
+        await self._settle(keys=names, args=args, client=client)
+
+    async def _add_late(self, taken: Taken, attempt: Attempt) -> None:
+        """Record a try whose lease was lost, under a number of its own; the postback stays what the others made of it."""
+        place, identity = taken.place, taken.postback.id
+        names = [place.tries, place.bases, place.ended, f"{place.late}:{identity}"]
+        found: Any = await self._late(keys=names, args=[identity, LATE_S])
+        if found:
+            late = msgspec.structs.replace(attempt, number=int(found[0]), state=found[1].decode(), next_due_us=0)
+            await self._record(keys=[place.head, place.attempts], args=[_encode(late)])
+
+    async def put_in_room(self, untried: Iterable[Taken]) -> None:
+        """Put what was taken and not tried into the rooms of its recipients."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for one in untried:
+            place, postback = one.place, one.postback
+            names = [place.due, place.inflight, place.tries, keys.room(postback.recipient), keys.ROOMS]
+            member = f"{place.number}/{postback.id}"
+            args: list[Any] = [one.token, postback.id, member, postback.time_us, postback.recipient]
+            await self._room(keys=names, args=args, client=pipeline)
         await pipeline.execute()
 
-    async def put_back(self, untried: Sequence[tuple[Taken, int]]) -> None:
-        """Put back what was taken and not tried, each with the time when it is due again."""
+    async def draw(self, recipient: str, lease_us: int, limit: int) -> list[Taken]:
+        """Take the oldest out of a recipient's room."""
+        room = keys.room(recipient)
+        members: Any = await self._redis.zrange(room, 0, limit - 1)
+        by_number = {place.number: place for place in self._places}
         pipeline = self._redis.pipeline(transaction=False)
-        for one, due_us in untried:
-            keys = [one.place.due, one.place.inflight]
-            await self._putback(keys=keys, args=[due_us, one.token, one.postback.id, int(one.lost)], client=pipeline)
-        await pipeline.execute()
+        places = []
+        for member in members:
+            number, _, identity = member.decode().partition("/")
+            place = by_number[int(number)]
+            places.append(place)
+            args = ["", lease_us, secrets.token_hex(8), member, identity, recipient]
+            await self._draw(keys=[room, keys.ROOMS, *_hand_out_keys(place)], args=args, client=pipeline)
+        answers = await pipeline.execute() if places else []
+        return [taken for place, answer in zip(places, answers, strict=True) for taken in self._read([place], answer)]
 
     async def next_due_us(self) -> int | None:
         """When the earliest postback is due, None if none waits."""
@@ -78,9 +152,16 @@ class DueIndex:
         scores = [found[0][1] for found in await pipeline.execute() if found]
         return int(min(scores)) if scores else None
 
+    def _read(self, places: Sequence[Partition], answer: list[Any]) -> list[Taken]:
+        self.now_us = int(answer[0])
+        return [
+            Taken(
+                places[answer[i]], _postback(answer[i + 5]), answer[i + 1], answer[i + 2], answer[i + 3],
+                answer[i + 4].decode(),
+            )
+            for i in range(1, len(answer), 6)
+        ]  # fmt: skip
 
-def _read(place: Partition, answer: list[Any], token: str) -> list[Taken]:
-    return [
-        Taken(place, _postback(answer[i + 3]), int(answer[i + 1]), bool(answer[i + 2]), token)
-        for i in range(0, len(answer), 4)
-    ]
+
+def _hand_out_keys(place: Partition) -> list[str]:
+    return [place.due, place.promises, place.tries, place.inflight, place.bases]

@@ -34,6 +34,12 @@ RESULTS = {
     "unknown": RETRY,  # the delivering process died before it could tell
 }
 
+# what a result says about its recipient: it is well, it fails, or it wants nothing more; the others say nothing
+CLASSES_OF_HEALTH = {
+    "delivered": "ok", "redirect": "ok", "refused": "ok", "gone": "gone", "server_error": "failed", "timeout": "failed",
+    "connection": "failed", "tls": "failed", "name": "failed",
+}  # fmt: skip
+
 
 def classify(status: int) -> str:
     """The result class of an answer."""

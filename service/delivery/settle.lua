@@ -1,25 +1,37 @@
--- Records what became of one delivery: the attempts always, the state only for the delivery that still holds the postback.
--- KEYS: due, promises, tries, inflight, head, attempts, dead
--- ARGV: id, token, state (due, delivered, failed, dead), next_due_us, now_us, then the attempts
--- Returns 1 if the state was set.
+-- Records what became of deliveries of one partition: for those that still hold their postback, all of it or nothing.
+-- KEYS: due, promises, tries, inflight, head, attempts, dead, bases, ended
+-- ARGV: now_us, seconds for which a late answer can still be numbered, prefix of its keys, then for each delivery: id, mark,
+-- number, state (due, delivered, failed, dead), next_due_us, count of attempts, attempts
+-- Returns the ids that others hold by now: nothing is recorded for them.
+local late = {}
+local at = 4
 local n = tonumber(redis.call('HGET', KEYS[5], 'attempts') or '0')
-for i = 6, #ARGV do
-  n = n + 1
-  redis.call('XADD', KEYS[6], '1-' .. string.format('%.0f', n), 'a', ARGV[i])
+while at < #ARGV do
+  local id, mark, number, state, due, count = unpack(ARGV, at, at + 5)
+  if redis.call('HGET', KEYS[4], id) ~= mark then
+    table.insert(late, id)
+  else
+    for i = at + 6, at + 5 + count do
+      n = n + 1
+      redis.call('XADD', KEYS[6], '1-' .. string.format('%.0f', n), 'a', ARGV[i])
+    end
+    redis.call('HDEL', KEYS[4], id)
+    if state == 'due' then
+      redis.call('ZADD', KEYS[1], due, id)
+    else
+      redis.call('ZREM', KEYS[1], id)
+      redis.call('HDEL', KEYS[3], id)
+      redis.call('HDEL', KEYS[8], id)
+      if state == 'delivered' then
+        redis.call('HDEL', KEYS[2], id)
+        if string.match(mark, '|(%d+)$') ~= number then redis.call('SET', ARGV[3] .. id, number, 'EX', ARGV[2]) end
+      else
+        redis.call('ZADD', KEYS[7], ARGV[1], id)
+        redis.call('HSET', KEYS[9], id, number .. ' ' .. state)
+      end
+    end
+  end
+  at = at + 6 + count
 end
 redis.call('HSET', KEYS[5], 'attempts', string.format('%.0f', n))
-if redis.call('HGET', KEYS[4], ARGV[1]) ~= ARGV[2] then return 0 end
-redis.call('HDEL', KEYS[4], ARGV[1])
-if ARGV[3] == 'due' then
-  redis.call('HINCRBY', KEYS[3], ARGV[1], #ARGV - 5)
-  redis.call('ZADD', KEYS[1], ARGV[4], ARGV[1])
-  return 1
-end
-redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('HDEL', KEYS[3], ARGV[1])
-if ARGV[3] == 'delivered' then
-  redis.call('HDEL', KEYS[2], ARGV[1])
-else
-  redis.call('ZADD', KEYS[7], ARGV[5], ARGV[1])
-end
-return 1
+return late

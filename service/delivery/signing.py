@@ -21,10 +21,26 @@ def sign(secrets: Sequence[bytes], message_id: str, timestamp_s: int, body: byte
 
 
 def read_secrets(reference: str, environment: Mapping[str, str]) -> list[bytes]:
-    """The secrets behind `env:NAME`: base64, with or without `whsec_`; two, separated by a space, during a rotation.
+    """The secrets behind `env:NAME`, or `env:OLD env:NEW` during a rotation.
 
-    Raises SecretError if the variable is not set or is no base64.
+    A variable holds base64, with or without `whsec_`; two with a space between are two secrets. Raises SecretError if a
+    variable is not set or is no base64.
     """
+    return [secret for one in reference.split() for secret in _read(one, environment)]
+
+
+def read_text(reference: str, environment: Mapping[str, str]) -> str:
+    """What the variable of `env:NAME` holds, to be sent in a header. Raises SecretError if that cannot be."""
+    name = reference.removeprefix("env:")
+    text = environment.get(name, "").strip()
+    if not text:
+        raise SecretError(f"the variable {name} is not set in the worker's environment")
+    if not (text.isascii() and text.isprintable()):
+        raise SecretError(f"the variable {name} cannot be sent in a header: it is not visible ASCII")
+    return text
+
+
+def _read(reference: str, environment: Mapping[str, str]) -> list[bytes]:
     name = reference.removeprefix("env:")
     parts = environment.get(name, "").split()
     if not parts:

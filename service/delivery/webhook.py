@@ -8,15 +8,18 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from urllib.parse import quote
 
-import msgspec
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import PyreqwestError, RequestTimeoutError
 from pyreqwest.http import Url
 
-from service.archive.schemas import Attempt
 from service.delivery import guard, signing
-from service.delivery.ladder import DELIVERED, FINAL, RESULTS, classify, next_due_us, retry_after_s
+from service.delivery.ladder import classify
+from service.delivery.record import Answer, Owner, Request, attempt_of, masked, state_after
 from service.engine.model import Postback
+from service.engine.postbacks import endpoint_of
+from service.engine.values import host_of
+
+__all__ = ["Answer", "Caller", "Request", "Webhooks", "attempt_of", "masked", "prepare", "state_after"]
 
 USER_AGENT = "Backtrack/0.1"
 SCHEMES = frozenset({"http", "https"})
@@ -26,37 +29,70 @@ CLIENT_LIFE_S = 60.0
 CLIENTS_MAX = 2_000
 
 
-class Request(msgspec.Struct, frozen=True):
-    """A request ready to be sent."""
+class Webhooks:
+    """The method webhook. environment: holds the secrets that the rulebook names."""
 
-    verb: str
-    url: str
-    headers: dict[str, str]
-    body: str
+    def __init__(self, timeout_ms: int, allowed: Sequence[guard.Network], environment: Mapping[str, str]) -> None:
+        self._caller = Caller(timeout_ms, allowed)
+        self._environment = environment
+
+    async def deliver(self, postback: Postback, owner: Owner, now_us: int) -> tuple[Request, Answer]:
+        """Sign and send. Without a usable secret nothing is sent: a receiver must not believe what is not signed."""
+        timestamp_s = now_us // 1_000_000
+        try:
+            secrets = signing.read_secrets(owner.secret, self._environment) if owner and owner.secret else []
+            headers, hidden = own_headers(postback, owner, self._environment)
+        except signing.SecretError as error:
+            return prepare(postback, [], timestamp_s), Answer("no_secret", error=str(error))
+        request = prepare(postback, secrets, timestamp_s, headers, hidden)
+        return request, await self._caller.call(request)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._caller.close()
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """What came of a call: a result class of `ladder.RESULTS`, and the answer if there was one."""
+def own_headers(
+    postback: Postback, owner: Owner, environment: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The headers of the endpoint, and those of them that are secret. Raises SecretError for an unset variable.
 
-    result: str
-    status: int = 0
-    head: str = ""
-    error: str = ""
-    retry_after: str | None = None
+    A postback that was promised to another host than the endpoint has now gets none: a token is for its own host only.
+    """
+    endpoint = endpoint_of(owner, postback) if owner is not None else None
+    same_host = endpoint is not None and host_of(endpoint.url.source) == host_of(postback.url)
+    headers = dict(endpoint.headers) if endpoint is not None and same_host else {}
+    hidden = {}
+    for name, value in headers.items():
+        if value.startswith("env:"):
+            hidden[name] = headers[name] = signing.read_text(value, environment)
+    return headers, hidden
 
 
-def prepare(postback: Postback, secrets: Sequence[bytes], timestamp_s: int) -> Request:
+def content_type(body: str) -> str:
+    """What a body is: JSON is an object or a list, and no form begins like one."""
+    return "application/json" if body[:1] in ("{", "[") else "application/x-www-form-urlencoded"
+
+
+def prepare(
+    postback: Postback,
+    secrets: Sequence[bytes],
+    timestamp_s: int,
+    headers: Mapping[str, str] | None = None,
+    hidden: Mapping[str, str] | None = None,
+) -> Request:
     """The request of a postback. Both verbs carry the id, so that the receiver can drop repeats."""
-    headers = {
+    sent = {
         "user-agent": USER_AGENT,
+        **(headers or {}),
         "webhook-id": postback.id,
         "webhook-timestamp": str(timestamp_s),
     }
     if postback.verb == "POST":
-        headers["content-type"] = "application/json"
+        sent["content-type"] = content_type(postback.body)
     if secrets:
-        headers["webhook-signature"] = signing.sign(secrets, postback.id, timestamp_s, postback.body.encode())
-    return Request(postback.verb, postback.url, headers, postback.body)
+        sent["webhook-signature"] = signing.sign(secrets, postback.id, timestamp_s, postback.body.encode())
+    return Request(postback.verb, postback.url, sent, postback.body, dict(hidden or {}))
 
 
 class Caller:
@@ -153,30 +189,3 @@ def _causes(error: PyreqwestError) -> str:
     details = getattr(error, "details", None) or {}
     causes = [cause.get("message", "") for cause in details.get("causes") or []]
     return ": ".join([str(error.message), *causes])[:500]
-
-
-def attempt_of(
-    postback: Postback, request: Request, answer: Answer, number: int, started_us: int, duration_us: int
-) -> Attempt:
-    """The record of a try, with the state of the postback after it."""
-    state, due_us = state_after(answer, number, started_us + duration_us)
-    return Attempt(
-        postback.id, number, started_us, postback.recipient, request.verb, request.url, request.body,
-        masked(request.headers), answer.result, answer.status, answer.head, answer.error, duration_us, state, due_us,
-    )  # fmt: skip
-
-
-def state_after(answer: Answer, number: int, now_us: int) -> tuple[str, int]:
-    """State of the postback and time of the next try (0: none) after try `number` with this answer."""
-    step = RESULTS[answer.result]
-    if step == DELIVERED:
-        return "delivered", 0
-    if step == FINAL:
-        return "failed", 0
-    due_us = next_due_us(number, now_us, retry_after_s(answer.retry_after, now_us))
-    return ("due", due_us) if due_us else ("dead", 0)
-
-
-def masked(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers for the record: what could be used to sign for us is not kept."""
-    return {name: "(masked)" if name == "authorization" else value for name, value in headers.items()}

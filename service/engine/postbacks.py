@@ -88,13 +88,22 @@ def _endpoint(trigger: Trigger, client: Client, affiliate: Affiliate | None, tes
     """Where the postback goes: the most specific endpoint; for tests only the test endpoint."""
     if affiliate is None:
         return client.test_webhook if test else client.webhook
-    if test:
-        return affiliate.test_webhook
-    for key in ((client.name, trigger.name), (client.name, "")):
+    return affiliate.test_webhook if test else _of_affiliate(affiliate, client.name, trigger.name)
+
+
+def _of_affiliate(affiliate: Affiliate, client: str, trigger: str) -> Webhook | None:
+    for key in ((client, trigger), (client, "")):
         override = affiliate.overrides.get(key)
         if override is not None and override.webhook is not None:
             return override.webhook
     return affiliate.webhook
+
+
+def endpoint_of(owner: Client | Affiliate, postback: Postback) -> Webhook | None:
+    """The endpoint of a recipient for a postback that was promised earlier, as the rulebook has it now."""
+    if isinstance(owner, Client) or postback.test:
+        return owner.test_webhook if postback.test else owner.webhook
+    return _of_affiliate(owner, postback.client, postback.trigger)
 
 
 class _Body(msgspec.Struct, gc=False):

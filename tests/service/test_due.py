@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
+import pytest
 import redis
 import redis.asyncio as aioredis
 
@@ -182,10 +184,45 @@ def test_who_comes_too_late_adds_his_try_and_changes_nothing(settings: Settings,
     tries = [attempt(holder, "due", result="unknown"), attempt(holder, "due", number=2, next_due_us=NOW_US + 9)]
     settle(settings, (holder, tries))
     settle(settings, (late, [attempt(late, "delivered")]))
-    # then the holder's word stands, and every try is recorded
-    assert [a.state for a in attempts_of(journal)] == ["failed", "due", "due", "delivered"]
-    assert journal.zscore(PLACE.due, "pb1") == NOW_US + 9 and journal.hget(PLACE.tries, "pb1") == b"2"
+    # then the holder's word stands, and every try is recorded with the state that the postback really has
+    found = attempts_of(journal)
+    assert [a.state for a in found] == ["due"] * 4
+    assert [a.result for a in found] == ["refused", "unknown", "server_error", "delivered"]
+    assert journal.zscore(PLACE.due, "pb1") == NOW_US + 9
     assert leftovers(journal) == [1, 1, 1, 0] and journal.zcard(PLACE.dead) == 0
+    # and no number is there twice, nor does a late try cost a rung of the ladder
+    assert sorted(a.number for a in found) == [1, 2, 3, 4]
+    [again] = take(settings, NOW_US + 9)
+    assert (again.number, again.number - again.base) == (5, 3)
+
+
+@pytest.mark.parametrize("state", ["delivered", "failed", "dead"])
+def test_a_try_that_ends_after_the_postback_has_a_number_of_its_own(
+    settings: Settings, journal: redis.Redis, state: str
+) -> None:
+    # given a postback that another settled for good while our call was under way
+    promise(journal, "http://x.example/1")
+    [late] = take(settings, NOW_US)
+    [holder] = take(settings, NOW_US + LEASE_US)
+    settle(settings, (holder, [attempt(holder, "due", result="unknown"), attempt(holder, state, number=2)]))
+    before = leftovers(journal)
+    # when two such calls end at last
+    settle(settings, (late, [attempt(late, "delivered")]))
+    settle(settings, (late, [attempt(late, "due")]))
+    # then they are recorded behind the others, and the postback is what it was
+    assert [(a.number, a.state) for a in attempts_of(journal)] == [(1, "due"), (2, state), (3, state), (4, state)]
+    assert leftovers(journal) == before
+
+
+def test_every_one_of_several_couriers_that_died_in_turn_is_told_of(settings: Settings, journal: redis.Redis) -> None:
+    # given three couriers that took a postback and were killed
+    promise(journal, "http://x.example/1")
+    for turn in range(3):
+        take(settings, NOW_US + turn * LEASE_US)
+    # when a fourth takes it
+    [taken] = take(settings, NOW_US + 3 * LEASE_US)
+    # then it knows the numbers of all of them, and has its own
+    assert (taken.first, taken.number, taken.tries, taken.lost) == (1, 4, 0, True)
 
 
 def test_any_number_may_take_and_none_gets_what_another_has(settings: Settings, journal: redis.Redis) -> None:
@@ -211,35 +248,68 @@ def test_any_number_may_take_and_none_gets_what_another_has(settings: Settings, 
     assert sum(bool(share) for share in shares) > 1
 
 
-def test_what_is_put_back_counts_no_try(settings: Settings, journal: redis.Redis) -> None:
-    # given something taken and put back untried
-    promise(journal, "http://x.example/1")
-    taken = take(settings, NOW_US)
-    with_index(settings, lambda index: index.put_back([(one, NOW_US + 250_000) for one in taken]))
-    # then it comes again a little later as if nothing had been
-    assert take(settings, NOW_US + 249_999) == []
-    [again] = take(settings, NOW_US + 250_000)
-    assert (again.tries, again.lost) == (0, False) and attempts_of(journal) == []
+def put_in_room(settings: Settings, *taken: Taken) -> None:
+    with_index(settings, lambda index: index.put_in_room(taken))
 
 
-def test_a_lost_one_that_is_put_back_is_still_lost(settings: Settings, journal: redis.Redis) -> None:
+def draw(settings: Settings, recipient: str = "affiliate:bestodds", limit: int = 9) -> list[Taken]:
+    return with_index(settings, lambda index: index.draw(recipient, LEASE_US, limit))
+
+
+def test_what_waits_in_a_room_counts_no_try_and_is_out_of_the_index(settings: Settings, journal: redis.Redis) -> None:
+    # given three that were taken and put into the room untried
+    promise(journal, *(f"http://x.example/{n}" for n in range(3)))
+    put_in_room(settings, *take(settings, NOW_US))
+    # then the index does not know them, whatever the time
+    assert leftovers(journal) == [0, 3, 0, 0] and take(settings, NOW_US + 10 * LEASE_US) == []
+    # and they come out as if nothing had been, each once, and the room is gone
+    first, rest, nothing = draw(settings, limit=2), draw(settings), draw(settings)
+    assert (len(first), len(rest), nothing) == (2, 1, [])
+    assert {(one.number, one.lost) for one in (*first, *rest)} == {(1, False)} and attempts_of(journal) == []
+    assert not journal.exists(keys.ROOMS, keys.room("affiliate:bestodds"))
+
+
+def test_a_lost_one_that_waits_in_a_room_is_still_lost(settings: Settings, journal: redis.Redis) -> None:
     # given a delivery that never settled, taken by somebody who has no room for it
     promise(journal, "http://x.example/1")
     take(settings, NOW_US)
-    lost = take(settings, NOW_US + LEASE_US)
-    with_index(settings, lambda index: index.put_back([(lost[0], NOW_US + LEASE_US + 1)]))
+    put_in_room(settings, *take(settings, NOW_US + LEASE_US))
     # then the next one still learns that a try has an unknown end
-    [again] = take(settings, NOW_US + LEASE_US + 1)
-    assert (again.tries, again.lost) == (0, True)
+    [again] = draw(settings)
+    assert (again.tries, again.number, again.lost) == (0, 2, True)
 
 
-def test_who_lost_the_lease_can_put_nothing_back(settings: Settings, journal: redis.Redis) -> None:
+def test_who_lost_the_lease_can_put_nothing_away(settings: Settings, journal: redis.Redis) -> None:
     promise(journal, "http://x.example/1")
-    late = take(settings, NOW_US)
+    [late] = take(settings, NOW_US)
     [holder] = take(settings, NOW_US + LEASE_US)
-    with_index(settings, lambda index: index.put_back([(late[0], NOW_US)]))
+    put_in_room(settings, late)
     assert journal.hget(PLACE.inflight, "pb1") == holder.token.encode()
-    assert journal.zscore(PLACE.due, "pb1") == NOW_US + 2 * LEASE_US
+    assert journal.zscore(PLACE.due, "pb1") == NOW_US + 2 * LEASE_US and not journal.exists(keys.ROOMS)
+
+
+def test_the_clock_of_redis_says_what_is_due(settings: Settings, journal: redis.Redis) -> None:
+    # given one that is due by now and one that is due in an hour
+    promise(journal, "http://x.example/1")
+    later_us = time.time_ns() // 1000 + 3_600_000_000
+    promise(journal, "http://x.example/2", start=2, time_us=later_us)
+    # when it is asked without a time
+    [taken] = with_index(settings, lambda index: index.take(None, LEASE_US, 9))
+    # then Redis has decided, and the lease ends by its clock too
+    seconds, micros = journal.time()
+    now_us = seconds * 1_000_000 + micros
+    score: Any = journal.zscore(PLACE.due, "pb1")
+    assert taken.postback.id == "pb1" and now_us + LEASE_US - 5_000_000 < score <= now_us + LEASE_US
+
+
+def test_the_newest_are_not_kept_waiting_by_a_backlog(settings: Settings, journal: redis.Redis) -> None:
+    # given a backlog of a thousand and one new postback in the same partition
+    promise(journal, *(f"http://x.example/{n}" for n in range(1000)))
+    promise(journal, "http://x.example/new", start=5000, time_us=NOW_US + 1)
+    # when a few are taken
+    taken = [one.postback.id for one in take(settings, NOW_US + 1, 8)]
+    # then the new one is among them, and so are the oldest
+    assert len(taken) == 8 and taken[0] == "pb5000" and "pb1" in taken
 
 
 def test_the_earliest_due_time_is_known(settings: Settings, journal: redis.Redis) -> None:

@@ -67,7 +67,11 @@ def test_the_folders_lie_below_var_unless_told_otherwise() -> None:
         ("BACKTRACK_LEASE_MS", "10", "BACKTRACK_LEASE_MS=10: use 200 to"),
         ("BACKTRACK_VAR", "", "BACKTRACK_VAR is empty; name a folder, or leave it out"),
         ("BACKTRACK_ALLOW_ADDRESSES", "10.0.0.1/8", "BACKTRACK_ALLOW_ADDRESSES: 10.0.0.1/8 has host bits set; write"),
-        ("BACKTRACK_TOKENS", "a-token-of-32-characters-or-so-x,short", "BACKTRACK_TOKENS: a token is shorter than 16 characters; draw"),
+        (
+            "BACKTRACK_TOKENS",
+            "a-token-of-32-characters-or-so-x,short",
+            "BACKTRACK_TOKENS: a token is shorter than 16 characters; draw",
+        ),
         ("BACKTRACK_TRUSTED_PROXIES", "10.0.0.1/8", "BACKTRACK_TRUSTED_PROXIES: 10.0.0.1/8 has host bits set; write"),
         ("BACKTRACK_ALLOW_ADDRESSES", "localhost", "BACKTRACK_ALLOW_ADDRESSES: 'localhost' does not appear"),
     ],
@@ -106,7 +110,7 @@ def test_every_setting_stands_in_the_readme_with_its_default_and_the_reverse() -
     assert rows == documented
 
 
-@pytest.mark.parametrize("folder", ["intake", "tracking", "archive"])
+@pytest.mark.parametrize("folder", ["intake", "tracking", "delivery", "archive"])
 def test_a_folders_readme_names_every_file_and_no_other(folder: str) -> None:
     # given the table of files in the README of a folder
     text = (README.parent / folder / "README.md").read_text()
@@ -114,7 +118,7 @@ def test_a_folders_readme_names_every_file_and_no_other(folder: str) -> None:
     first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     # then it names what lies there
     named = {name for cell in first_cells for name in re.findall(r"`([^`]+)`", cell)}
-    there = {path.name for path in (README.parent / folder).iterdir() if path.suffix in (".py", ".lua")}
+    there = {path.name for path in (README.parent / folder).iterdir() if path.suffix in (".py", ".lua", ".js")}
     assert named == there - {"__init__.py"}
 
 
@@ -126,5 +130,15 @@ def test_the_readmes_name_the_keys_in_redis_and_no_other() -> None:
     place = keys.Partition(0)
     own = {getattr(place, name).replace(":0:", ":N:") for name in place.__slots__ if name != "number"}
     shared = {keys.META, keys.RULEBOOK, keys.RULEBOOKS, keys.ARCHIVE_LEASE, keys.ARCHIVED}
+    shared |= {
+        keys.ROOMS,
+        keys.FAILING,
+        keys.FAILING_SINCE,
+        keys.PAUSED,
+        keys.PROBES,
+        keys.RATES,
+        "bt:room",
+        "bt:operator",
+    }
     of_delivery = {f"bt:N:{name}" for name in ("attempts", "tries", "inflight", "dead")}
     assert named <= own | shared and own | shared <= named | of_delivery
