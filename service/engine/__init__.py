@@ -4,7 +4,8 @@ model        the values                     parse       bytes to an event
 conditions   the language of `when`         grammar, meanings   its parser and what its operators mean
 templates    macros and filters             escaping    how a value is written where it stands
 rulebook     clients, affiliates, triggers  reader      a rulebook text to a rulebook, all problems at once
-visitors     state and recognition          triggers    the stages
+visitors     what is kept, and the keys     recognition, merging   whose hit it is
+memory       what a hit leaves behind       triggers    the stages
 postbacks    a firing to its messages       pipeline    the list of steps
 lint         what only looks wrong          difference  what changed between two rulebooks
 explain      the story of one hit           trail       the earlier hits that a story names

@@ -10,22 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
+from service.engine.memory import write_event, write_identity
 from service.engine.model import Entry, Event, Firing, Hit, Outcome, Postback, Rejection, Verdict
 from service.engine.parse import parse
 from service.engine.postbacks import fire
+from service.engine.recognition import Recognised, attribute, is_test, recognise
 from service.engine.rulebook import EMPTY, Client, Rulebook
 from service.engine.triggers import NOTHING_ASKED, Facts, decide
-from service.engine.visitors import (
-    Recognised,
-    State,
-    attribute,
-    is_test,
-    recognise,
-    space,
-    txid_key,
-    write_event,
-    write_identity,
-)
+from service.engine.visitors import State, space, txid_key
 
 MAX_DETAIL = 300
 # plain texts, since reading an enumeration's value costs as much as half a step

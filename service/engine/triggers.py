@@ -187,6 +187,12 @@ def past_caps(keys: Iterable[str], time_us: int) -> list[str]:
     return [key for key in keys if (period := key.rpartition("\x1f")[2]) < now[: len(period)]]
 
 
+def drop_past_caps(state: State, time_us: int) -> None:
+    """Let the state drop the counters of periods that are over at this log time. Changes no decision, now or in replay."""
+    for key in past_caps(state.caps, time_us):
+        state.drop_cap(key)
+
+
 STAGES: tuple[tuple[Stage, Callable[[Case], bool]], ...] = (
     (Stage.INACTIVE, _active),
     # Stage.EVENT: the rulebook's index hands out only the triggers on this event

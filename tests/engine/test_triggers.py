@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine import Stage
-from service.engine.triggers import CURRENCY_PLACES, STAGES, past_caps, quantize, sample_bucket, steps_done
+from service.engine.triggers import (
+    CURRENCY_PLACES,
+    STAGES,
+    drop_past_caps,
+    past_caps,
+    quantize,
+    sample_bucket,
+    steps_done,
+)
 from tests.engine.world import DAY_S, START_US, World, book, fired, hit
 
 
@@ -258,6 +266,9 @@ def test_a_cap_is_past_with_its_period_and_not_a_moment_before(every: str, lengt
     assert past_caps(world.state.caps, end_us - 1) == []
     assert past_caps(world.state.caps, end_us) == [periodic]
     assert past_caps([total], end_us * 10) == []
+    # and a state told the time drops that one only
+    drop_past_caps(world.state, end_us)
+    assert list(world.state.caps) == [total]
 
 
 def test_a_cap_per_affiliate_counts_each_affiliate_by_itself() -> None:

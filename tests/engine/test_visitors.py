@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine import Outcome, load
+from service.engine import Outcome, State, Visitor, load
+from service.engine.triggers import drop_past_caps
 from service.engine.visitors import HISTORY, MAX_REMEMBERED, space, wanted_keys
-from tests.engine.world import AFFILIATES, CLIENT, DAY_S, SIMPLE, World, book, hit, read
+from tests.engine.world import AFFILIATES, CLIENT, DAY_S, SIMPLE, START_US, World, book, hit, read
 
 
 def visitors(outcomes: Sequence[Outcome]) -> list[int]:
@@ -358,6 +359,58 @@ def test_the_wanted_keys_are_all_that_a_decision_reads(lines: list[str], last: s
     # then nothing is decided differently
     line = "sale " + last.partition(" ")[2]
     assert whole.send(line) == thin.send(line)
+
+
+class Store(State):
+    """A state that lives in somebody else's tables: they hear of nothing but the writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables: dict[str, dict[str, object]] = {"owners": {}, "visitors": {}, "txids": {}, "caps": {}}
+
+    def put_owner(self, key: str, visitor_id: str) -> None:
+        super().put_owner(key, visitor_id)
+        self.tables["owners"][key] = visitor_id
+
+    def drop_owner(self, key: str) -> None:
+        super().drop_owner(key)
+        del self.tables["owners"][key]
+
+    def put_visitor(self, visitor: Visitor) -> None:
+        super().put_visitor(visitor)
+        self.tables["visitors"][visitor.id] = visitor
+
+    def drop_visitor(self, visitor_id: str) -> None:
+        super().drop_visitor(visitor_id)
+        del self.tables["visitors"][visitor_id]
+
+    def put_txid(self, key: str, time_us: int) -> None:
+        super().put_txid(key, time_us)
+        self.tables["txids"][key] = time_us
+
+    def put_cap(self, key: str, count: int) -> None:
+        super().put_cap(key, count)
+        self.tables["caps"][key] = count
+
+    def drop_cap(self, key: str) -> None:
+        super().drop_cap(key)
+        del self.tables["caps"][key]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(LINES, st.sampled_from([1, 1, 3600, 30 * DAY_S, 91 * DAY_S])), max_size=20))
+def test_a_store_that_follows_every_put_and_drop_holds_what_the_state_holds(sent: list[tuple[str, int]]) -> None:
+    # given visitors that come back, are absorbed and forgotten, and caps whose hours go by
+    world = World(book('cap = { every = "hour", count = 2 }'))
+    world.state = store = Store()
+    for line, later_s in sent:
+        world.send(line, at_s=world.now_s + later_s)
+        drop_past_caps(store, START_US + world.now_s * 1_000_000)
+    # then nothing is left in the tables that the state has forgotten, and nothing is lacking
+    state = {"owners": store.owners, "visitors": store.visitors, "txids": store.txids, "caps": store.caps}
+    assert store.tables == state
+    assert set(store.owners.values()) <= set(store.visitors)
+    assert len(store.caps) <= 2  # of real traffic and of tests
 
 
 @settings(deadline=None, max_examples=80)
