@@ -18,7 +18,9 @@ from service.intake.browser import tag
 from service.intake.follower import Follower
 from service.intake.front import Front
 from service.intake.journal import RedisJournal
+from service.intake.proxies import Proxies
 from service.intake.routes import Intake, intake_routes
+from service.intake.signature import Keys
 from service.intake.spool import SpoolFullError
 from service.processes import die_with_parent
 from service.settings import Settings, from_environment
@@ -55,7 +57,7 @@ def build(settings: Settings, journal_type: type[RedisJournal] = RedisJournal) -
         await journal.stop()
         sender.shutdown(wait=False, cancel_futures=True)  # a wake-up that is not sent costs only time
 
-    intake = Intake(settings.partitions)
+    intake = Intake(settings.partitions, Proxies(settings.trusted_networks), Keys(os.environ))
     rest = Litestar(
         route_handlers=[*intake_routes(intake), tag, healthz, readyz],
         lifespan=[lifespan],

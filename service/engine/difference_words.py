@@ -242,7 +242,7 @@ CLIENT_WORDS: Words = {
     "test_webhook": _instead("gets the postbacks of tests at"),
     "secret": _instead("has its postbacks signed with", lambda names: listed(names.split())),
     "rate": _instead("is called at most"),
-    "sig_secret": _instead("asks for requests signed with"),
+    "sig_secret": _instead("asks for requests signed with", lambda names: listed(names.split())),
     "addresses": _addresses,
     "bots": _bots,
 }

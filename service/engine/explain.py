@@ -37,7 +37,6 @@ REMEDIES: dict[str, str] = {
     Reason.NAME_TOO_LONG: "shorten it",
     Reason.VALUE_TOO_LONG: "shorten it",
     Reason.BAD_PATH: "give both parts, and no more",
-    Reason.DO_NOT_TRACK: "nothing: it is the visitor's wish",
     Reason.BAD_METHOD: "use GET or POST, for a batch POST",
     Reason.BATCH_TOO_LONG: "send several batches",
     Reason.MISSING_SIGNATURE: "sign the request with the client's key",

@@ -45,7 +45,6 @@ class Reason(StrEnum):
     NAME_TOO_LONG = "name_too_long"
     VALUE_TOO_LONG = "value_too_long"
     BAD_PATH = "bad_path"
-    DO_NOT_TRACK = "do_not_track"
     BAD_METHOD = "bad_method"
     BATCH_TOO_LONG = "batch_too_long"
     MISSING_SIGNATURE = "missing_signature"

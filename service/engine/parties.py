@@ -77,7 +77,7 @@ class Parties(Webhooks, Declared):
             self._webhook(path, table, "test_webhook"),
             self._secrets(path, table),
             self._rate(path, table),
-            self._secret(path, table, "sig_secret"),
+            self._secrets(path, table, "sig_secret"),
             self._networks(path, table, "addresses"),
             self._choice(path, table, "bots", ("keep", "reject"), "keep"),
         )

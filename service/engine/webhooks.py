@@ -98,15 +98,15 @@ class Webhooks(Values):
                 found[name.lower()] = value
         return found
 
-    def _secrets(self, path: Path, table: dict[str, Any]) -> str:
+    def _secrets(self, path: Path, table: dict[str, Any], key: str = "secret") -> str:
         """One variable, or two during a rotation, separated by a space."""
-        if not isinstance(table.get("secret"), list):
-            return self._secret(path, table)
-        names = self._names(path, table, "secret")
+        if not isinstance(table.get(key), list):
+            return self._secret(path, table, key)
+        names = self._names(path, table, key)
         if not 1 <= len(names) <= 2:
-            self.wrong((*path, "secret"), f"{len(names)} secrets: write one, or the old and the new one of a rotation")
+            self.wrong((*path, key), f"{len(names)} secrets: write one, or the old and the new one of a rotation")
         for name in names:
-            self._secret(path, {"secret": name})
+            self._secret(path, {key: name}, key)
         return " ".join(names)
 
     def _rate(self, path: Path, table: dict[str, Any]) -> str:

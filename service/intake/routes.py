@@ -1,6 +1,6 @@
 """The intake's routes: capture first, then answer. Raw ASGI handlers; the way of a request is the order of the lines.
 
-/e  /e/batch  /e.gif  /c/{client}/{affiliate} store events; HEAD and OPTIONS are no events.
+/e  /e/batch  /e.gif  /e.js  /c/{client}/{affiliate} store events; HEAD and OPTIONS are no events.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
 
 from service.engine.model import Hit
-from service.engine.parse import MAX_BODY_BYTES
+from service.engine.parse import BROWSER_ROUTES
 from service.engine.partition import partition_of
 from service.engine.rulebook import EMPTY, Rulebook
-from service.intake.answers import TEXT, Answer, Header, answer, batch_answer
-from service.intake.capture import DISCONNECTED, METHODS, Headers, capture, headers_of, read_body
+from service.intake.answers import FOR_PAGES, TEXT, Answer, Header, answer, batch_answer
+from service.intake.browser import untracked
+from service.intake.capture import DISCONNECTED, DO_NOT_TRACK, METHODS, Headers, capture, headers_of, read_body
 from service.intake.examine import Found, examine
 from service.intake.journal import Journal, NotStoredError
 from service.intake.lines import MAX_BATCH_BYTES, BadBatchError, hits_of, lines_of
@@ -48,7 +49,8 @@ class Intake:
         """Store the request as a hit and answer it."""
         method: str = scope["method"]
         if method in SILENT:
-            await _send(send, Answer(204, [(b"allow", ", ".join(METHODS[route]).encode())], b""))
+            pages = FOR_PAGES if route in BROWSER_ROUTES else []
+            await _send(send, Answer(204, [(b"allow", ", ".join(METHODS[route]).encode()), *pages], b""))
             return
         body, flags = (b"", ()) if method == "GET" else await read_body(receive)
         headers = headers_of(scope)
@@ -82,6 +84,8 @@ class Intake:
         """One hit, stored and answered. detail: why it is refused already, for the sender."""
         known = self._rulebook()
         found = examine(hit, known or EMPTY, Seal(self._keys, hit.query, hit.body), detail)
+        if DO_NOT_TRACK in hit.flags:
+            found = untracked(found)
         found, stored = await self._keep(found, known)
         if DISCONNECTED not in hit.flags:
             hit, parsed, leads = found
@@ -125,6 +129,10 @@ def intake_routes(intake: Intake) -> list[ASGIRouteHandler]:
     async def image(scope: Scope, receive: Receive, send: Send) -> None:
         await intake("e.gif", scope, receive, send)
 
+    @asgi("/e.js", copy_scope=False)
+    async def script(scope: Scope, receive: Receive, send: Send) -> None:
+        await intake("e.js", scope, receive, send)
+
     @asgi("/c", is_mount=True, copy_scope=False)
     async def tracker_link(scope: Scope, receive: Receive, send: Send) -> None:
         if not scope["raw_path"].startswith(b"/c/") and scope["raw_path"] != b"/c":  # a mount takes /cat too
@@ -132,4 +140,4 @@ def intake_routes(intake: Intake) -> list[ASGIRouteHandler]:
             return
         await intake("c", scope, receive, send)
 
-    return [event, batch, image, tracker_link]
+    return [event, batch, image, script, tracker_link]

@@ -121,10 +121,10 @@ until = 1970-01-03T00:00:00
 
 def test_who_may_send_is_read() -> None:
     client = load(
-        '[client.a]\nsig_secret = "env:A_SIG"\naddresses = ["203.0.113.7", "2001:DB8::/32"]\nbots = "reject"\n'
+        '[client.a]\nsig_secret = ["env:A_SIG", "env:A_SIG_2"]\naddresses = ["203.0.113.7", "2001:DB8::/32"]\nbots = "reject"\n'
         'hosts = ["WWW.A.example", "::1"]\n'
     ).clients["a"]
-    assert (client.sig_secret, client.addresses) == ("env:A_SIG", ("203.0.113.7/32", "2001:db8::/32"))
+    assert (client.sig_secret, client.addresses) == ("env:A_SIG env:A_SIG_2", ("203.0.113.7/32", "2001:db8::/32"))
     assert (client.bots, client.hosts) == ("reject", ("www.a.example", "::1"))
 
 
@@ -207,6 +207,7 @@ def test_the_sample_rulebook_is_right() -> None:
         ('[client.a]\naddresses = "203.0.113.0/24"\n', 2, "client.a.addresses", "write a list of texts"),
         ("[client.a]\naddresses = []\n", 2, "client.a.addresses", "would let nobody in"),
         ('[client.a]\nsig_secret = "hunter2"\n', 2, "client.a.sig_secret", "never written in clear"),
+        ('[client.a]\nsig_secret = ["env:A", "B"]\n', 2, "client.a.sig_secret", "never written in clear"),
         ('[client.a]\nbots = "block"\n', 2, "client.a.bots", "is none of keep, reject"),
         # an affiliate
         ("[affiliate.b]\nwebhooks = 1\n", 2, "affiliate.b.webhooks", "did you mean 'webhook'?"),

@@ -238,19 +238,36 @@ def test_a_client_that_goes_away_in_mid_body_is_logged_and_rejected(web: Web) ->
 # what is no event
 
 
-@pytest.mark.parametrize("target", ["/e?client=acme&event=sale", "/e.gif?client=acme&event=click", "/c/acme/best"])
-@pytest.mark.parametrize(
-    ("method", "status"),
-    [("HEAD", 204), ("OPTIONS", 204), ("PUT", 405), ("DELETE", 405), ("PATCH", 405), ("BREW", 405)],
-)
-def test_other_methods_are_no_events(web: Web, method: str, status: int, target: str) -> None:
+TARGETS = ["/e?client=acme&event=sale", "/e.gif?client=acme&event=click", "/c/acme/best", "/e/batch?client=acme"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS"])
+def test_who_only_asks_brings_no_event(web: Web, method: str, target: str) -> None:
     # given how much is logged
     before = len(web.entries())
-    # when such a method comes
+    # when somebody asks what could be done
     answer = web.client.request(method, target)
-    # then it is told which ones are, gets no id, and nothing is logged
-    assert (answer.status_code, answer.headers["allow"]) == (status, "GET, POST")
+    # then it is told, without an id, and nothing is logged
+    assert (answer.status_code, answer.headers["allow"]) == (204, "POST" if "batch" in target else "GET, POST")
     assert "x-hit-id" not in answer.headers and len(web.entries()) == before
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "TRACE", "BREW", "get", "GET"])
+def test_another_method_is_refused_and_logged(web: Web, method: str, target: str) -> None:
+    # when a request comes by a method that the route does not take (GET is one for a batch only)
+    if method == "GET" and "batch" not in target:
+        return
+    data = f"{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\nclient=acme&".encode()
+    (answer,) = web.talk(data)
+    # then it is refused with an id and the ones that are taken, and logged with its body for its client
+    assert (answer.status, answer.headers["x-reason"]) == (405, "bad_method")
+    assert answer.headers["allow"] == ("POST" if "batch" in target else "GET, POST")
+    hit = the_hit(web, answer)
+    assert (hit.method, hit.refusal, hit.body) == (method, "bad_method", b"" if method == "GET" else b"client=acme&")
+    parsed = parse(hit, load(RULES))
+    assert isinstance(parsed, Rejection) and (parsed.reason, parsed.client) == ("bad_method", "acme")
 
 
 @pytest.mark.parametrize("target", ["/", "/x", "/candy/acme/best", "/event", "/e/extra", "/e.gif2", "/E"])
