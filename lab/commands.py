@@ -20,6 +20,7 @@ from lab.digest import first_difference, stored_digest, stored_outcomes
 from lab.explain import Explanation
 from lab.explain import explain as explain_hit
 from lab.log import LabError, Log
+from lab.partner_record import NAMES
 from lab.replay import Run
 from lab.replay import replay as replay_log
 from lab.show import HELP, plural, progress, rich_table, terminal
@@ -191,25 +192,57 @@ def _print_run(log: Log, run: Run, document: dict[str, Any]) -> None:
 
 @click.command("verify", context_settings=HELP)
 @_LOG
-@click.option("--received", type=click.Path(path_type=Path), help="What the partner received: JSON lines.")
+@click.option("--received", type=click.Path(path_type=Path), help="What the partner says it got.")
+@click.option(
+    "--format", "form", metavar="FORMAT",
+    help="Of the record: receipts (JSON lines), csv, or an access log such as combined. Else told by the file's name.",
+)  # fmt: skip
+@click.option("--recipient", default="", metavar="NAME", help="Whose record it is, such as affiliate:bestodds.")
+@click.option("--column", "columns", multiple=True, metavar="THEIRS=OURS", help="What a column of the CSV file holds.")
+@click.option("--late", default="15m", show_default=True, metavar="SPAN", help="Later than this is late; 0 for never.")
+@click.option("--engine", type=click.Choice(["reference", "set"]), default="reference", help="Of the replay.")
 @_RULES
 @_AS_OF
 @_JSON
 @one_line_errors
-def verify_command(log: Path, received: Path | None, rules: Path | None, as_of: str | None, as_json: bool) -> None:
+def verify_command(
+    log: Path, received: Path | None, form: str | None, recipient: str, columns: tuple[str, ...], late: str, engine: str,
+    rules: Path | None, as_of: str | None, as_json: bool,
+) -> None:  # fmt: skip
     """Compare the postbacks that LOG (a folder of tables) should have sent with those it promised and sent.
 
     Exit status 1 if there is any difference.
     """
+    late_us, named = late_span(late), dict(_named(column) for column in columns)
     opened = lab.open(log, as_of)
     with progress("replaying") as report:
-        verification = verify_log(opened, received, rules, report)
+        verification = verify_log(opened, received, rules, report, form, recipient, named, late_us, engine)
     if as_json:
         _print_json(verify_document(verification))
     else:
         _print_verification(verification)
     if not verification.ok:
         raise SystemExit(1)
+
+
+_SPANS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def late_span(text: str) -> int:
+    """`15m` in microseconds. Raises LabError."""
+    number, unit = text[:-1], text[-1:]
+    if text == "0":
+        return 0
+    if unit not in _SPANS_S or not (number.isascii() and number.isdigit() and len(number) < 7):
+        raise LabError(f"--late {text!r} is no span; write 90s, 15m, 2h or 1d, or 0 for never")
+    return int(number) * _SPANS_S[unit] * 1_000_000
+
+
+def _named(column: str) -> tuple[str, str]:
+    theirs, _, ours = column.partition("=")
+    if ours not in NAMES:
+        raise LabError(f"--column {column!r} is no THEIRS=OURS; ours is one of {', '.join(NAMES)}")
+    return theirs, ours
 
 
 def verify_document(verification: Verification) -> dict[str, Any]:
@@ -219,6 +252,7 @@ def verify_document(verification: Verification) -> dict[str, Any]:
         **verification.counts(),
         "sentence": verification.sentence,
         "basis": verification.basis,
+        "defects": verification.defects.to_dicts(),
         "found": verification.differences.head(100).to_dicts(),
         "warnings": list(verification.warnings),
         "seconds": round(verification.seconds, 3),
@@ -230,6 +264,8 @@ def _print_verification(verification: Verification) -> None:
     _say(out, verification.sentence)
     _say(out, verification.numbers)
     if not verification.ok:
+        out.print()
+        out.print(rich_table(verification.defects, "What went wrong"))
         out.print()
         out.print(rich_table(verification.differences, plural(verification.differences.height, "difference"), limit=50))
     _warn(out, verification.warnings)

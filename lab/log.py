@@ -200,11 +200,14 @@ class Log:
 
         return compare(self, before, after, engine, progress, noise)
 
-    def verify(self, received: str | Path | None = None, rules: str | Path | Rulebook | None = None) -> Verification:
-        """What should have been sent against what was sent: see `lab.verify.verify`."""
+    def verify(
+        self, received: str | Path | None = None, rules: str | Path | Rulebook | None = None, **how: Any
+    ) -> Verification:
+        """What should have been sent against what was sent: see `lab.verify.verify`, also for format, recipient, columns,
+        late_us and engine."""
         from lab.verify import verify
 
-        return verify(self, received, rules)
+        return verify(self, received, rules, **how)
 
     def digest(self) -> str:
         """The digest of the stored decisions with their postbacks: see `lab.digest`."""

@@ -7,14 +7,18 @@ Compared are the verb, the address and every parameter, one by one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from lab.check import KINDS, Check
+from lab.check import KINDS, LATE_US, Check, defects_of
+from lab.defects import DEFECTS
+from lab.partner_record import read_access_log, read_csv
 from lab.receipts import read_receipts
+from lab.reconcile import reconcile
 from lab.replay import Progress, Rules, midstream, replay
 from lab.show import html_block, html_table, plural
 from service.archive.schemas import postback_of
@@ -26,41 +30,66 @@ if TYPE_CHECKING:
 COLUMNS: dict[str, Any] = {
     "postback_id": pl.String, "recipient": pl.String, "trigger": pl.String, "kind": pl.Enum(list(KINDS)),
     "parameter": pl.String, "expected": pl.String, "found": pl.String, "place": pl.String,
+    "defect": pl.Enum(list(DEFECTS)),
 }  # fmt: skip
 
 _SHOWN = 10  # differences in a plain repr
 
 
 def verify(
-    log: Log, received: str | Path | None = None, rules: Rules = None, progress: Progress | None = None
-) -> Verification:
+    log: Log, received: str | Path | None = None, rules: Rules = None, progress: Progress | None = None,
+    format: str | None = None, recipient: str = "", columns: Mapping[str, str] | None = None, late_us: int = LATE_US,
+    engine: str = "reference",
+) -> Verification:  # fmt: skip
     """Compare what should have been sent with what was.
 
-    received: the partner's record, a file of JSON lines, one request each: time_us, method, path, query (as it came),
-    headers (lower-case names), body, status. A request belongs to the postback named in its header `webhook-id`; one
-    without it is no postback of ours and only counted. rules: replay with this rulebook instead of as logged.
+    received: the partner's record. format: `receipts` (JSON lines, one request each: time_us, method, path, query as it
+    came, headers with lower-case names, body, status; a request belongs to the postback named in its header
+    `webhook-id`), `csv` (an export with a head line), or an access log in a format of `lab.formats`; None tells it by the
+    name: .csv, .log, .gz, else receipts. recipient: whose record it is; an access log tells by its addresses.
+    columns: column of the CSV file to our name, where its own name does not tell. late_us: what is late; 0 for never.
+    rules: replay with this rulebook instead of as logged. engine: that of the replay, reference or set.
     Raises LabError for a record that cannot be read, and what `replay` raises.
     """
     started = perf_counter()
     stored = [postback_of(row) for partition in log.cuts["partition"] for row in log.rows("postbacks", partition)]
-    expected, basis, warnings = _expected(log, stored, rules, progress)
-    check = Check(expected)
+    expected, basis, warnings = _expected(log, stored, rules, progress, engine)
+    check = Check(expected, late_us)
     check.promises(stored)
     check.attempts(log.attempts.sort("partition", "n").collect())
     if received is not None:
-        check.receipts(read_receipts(Path(received)), frozenset(log.beyond.collect()["postback_id"]))
+        warnings += _read(log, check, Path(received), format, recipient, columns)
     return Verification(check, basis, warnings, perf_counter() - started, received is not None)
 
 
+def _read(
+    log: Log, check: Check, path: Path, format: str | None, recipient: str, columns: Mapping[str, str] | None
+) -> tuple[str, ...]:
+    """The partner's record against the check; returns notes."""
+    beyond = frozenset(log.beyond.collect()["postback_id"])
+    form = format or _FORMATS.get(path.suffix, "receipts")
+    if form == "receipts":
+        check.receipts(read_receipts(path), beyond)
+        return ()
+    record = list(read_csv(path, columns) if form == "csv" else read_access_log(path, form))
+    hit_ids = {postback.hit_id for postback in check.expected.values()}
+    decided = log.decisions.select("hit_id", "fields").filter(pl.col("hit_id").is_in(hit_ids)).collect()
+    hits = {hit_id: dict(fields or ()) for hit_id, fields in decided.iter_rows()}
+    return reconcile(check, record, hits, recipient, beyond)
+
+
+_FORMATS = {".csv": "csv", ".tsv": "csv", ".log": "combined", ".gz": "combined"}
+
+
 def _expected(
-    log: Log, stored: list[Postback], rules: Rules, progress: Progress | None
+    log: Log, stored: list[Postback], rules: Rules, progress: Progress | None, engine: str
 ) -> tuple[list[Postback], str, tuple[str, ...]]:
     partitions = midstream(log)
     if rules is None and partitions:
         where = ", ".join(map(str, partitions[:8]))
         note = f"partition {where} begins in mid-stream: the stored promises are taken as expected, not a replay"
         return stored, "stored promises", (note,)
-    run = replay(log, rules, progress)
+    run = replay(log, rules, progress) if engine == "reference" else log.replay(rules, engine=engine, full=False)
     postbacks = [postback for _, _, outcome in run.outcomes for postback in outcome.postbacks]
     return postbacks, "replay as logged" if run.rulebook is None else f"replay with {run.rulebook.id}", run.warnings
 
@@ -68,7 +97,8 @@ def _expected(
 class Verification:
     """The verdict.
 
-    differences: postback_id, recipient, trigger, kind (see KINDS), parameter, expected, found, place.
+    differences: postback_id, recipient, trigger, kind (see KINDS), parameter, expected, found, place, defect (see
+    `lab.defects`). defects: the same counted, with an example.
     Counts of postbacks: expected (all), due, withheld, recorded, sent (tried at least once), delivered, equal (due and
     without any difference). Counts of messages: attempts, received, repeated (the same id again: allowed), other (requests
     of the partner's record that are no postbacks of this log). basis: what was expected. seconds: how long it took.
@@ -77,7 +107,8 @@ class Verification:
     def __init__(
         self, check: Check, basis: str, warnings: tuple[str, ...], seconds: float, with_receipts: bool
     ) -> None:
-        self.differences = pl.DataFrame(list(check.findings), schema=COLUMNS, orient="row")
+        named = zip(check.findings, defects_of(check.findings), strict=True)
+        self.differences = pl.DataFrame([(*row, defect) for row, defect in named], schema=COLUMNS, orient="row")
         self.expected = len(check.expected)
         self.due, self.withheld, self.recorded = (check.states[state.value] for state in PostbackState)
         self.sent, self.delivered, self.attempts = len(check.sent), len(check.delivered), check.attempted
@@ -91,6 +122,24 @@ class Verification:
     def ok(self) -> bool:
         """Whether there is no difference."""
         return self.differences.is_empty()
+
+    @property
+    def defects(self) -> pl.DataFrame:
+        """What went wrong, by class: defect, postbacks, differences, parameters, example; the most frequent first."""
+        shown = pl.concat_str(
+            [pl.col("parameter"), pl.lit(": "), pl.col("expected").fill_null("nothing"), pl.lit(" became "),
+             pl.col("found").fill_null("nothing")]
+        )  # fmt: skip
+        return (
+            self.differences.group_by(pl.col("defect").cast(pl.String))
+            .agg(
+                pl.col("postback_id").n_unique().alias("postbacks"),
+                pl.len().alias("differences"),
+                pl.col("parameter").unique().sort().head(5).str.join(", ").alias("parameters"),
+                shown.first().alias("example"),
+            )
+            .sort(["postbacks", "defect"], descending=[True, False])
+        )
 
     @property
     def verified_equal(self) -> int:
@@ -142,15 +191,16 @@ class Verification:
         return f"{', '.join(counts)}; expected by {self.basis}"
 
     def _repr_html_(self) -> str:
-        table = "" if self.ok else html_table(self.differences)
+        table = "" if self.ok else html_table(self.defects) + html_table(self.differences)
         return html_block(self.sentence, table, notes=(self.numbers, *self.warnings[:5]))
 
 
 def _line(
     postback: str, recipient: str, trigger: str, kind: str, parameter: str, expected: str | None, found: str | None,
-    place: str,
+    place: str, defect: str,
 ) -> str:  # fmt: skip
     what = f" {parameter}" if parameter else ""
     wanted, seen = ("nothing" if value is None else repr(value) for value in (expected, found))
     message = f"{trigger or '?'} to {recipient or '?'}, {place}, postback {postback}"
-    return f"{kind}{what}: expected {wanted}, found {seen} ({message})"
+    how = f" ({defect.replace('_', ' ')})" if kind == "different" else ""
+    return f"{kind}{what}{how}: expected {wanted}, found {seen} ({message})"
