@@ -124,13 +124,23 @@ def landing(hit: Hit, event: Event, rulebook: Rulebook) -> str:
     client = rulebook.clients[event.client]
     if client.landing is None:
         return ""
-    try:
-        target = urlsplit(client.landing.render(_Values(event), encode_url).text)
-        if target.hostname not in client.hosts:
-            return ""
-    except ValueError:  # values that make no address
+    address = client.landing.render(_Values(event), encode_url).text
+    if not may_lead_to(address, client.hosts):
         return ""
+    target = urlsplit(address)
     named = {name for name, _ in parse_qsl(target.query, keep_blank_values=True)}
     kept = {name: value for name, value in event.params.items() if name not in named and name != "affiliate_click_id"}
     query = "&".join(part for part in (target.query, urlencode(kept)) if part)
     return quote(urlunsplit(target._replace(query=query)), safe=_ADDRESS)
+
+
+def may_lead_to(address: str, hosts: Sequence[str]) -> bool:
+    """Whether a redirect may go there: http or https, one of the hosts, and no user or backslash before it, by which a
+    browser could find another host in the same text."""
+    try:
+        target = urlsplit(address)
+        _ = target.port
+    except ValueError:  # values that make no address
+        return False
+    clean = not any(sign in target.netloc for sign in "@\\")
+    return clean and target.scheme in ("http", "https") and target.hostname in hosts

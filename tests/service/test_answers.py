@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from service.engine import Event, Hit, Rejection, Rulebook, load, parse
-from service.intake.answers import GIF, Answer, answer, landing
+from service.intake.answers import GIF, Answer, answer, batch_answer, landing, may_lead_to
 
 RULES = """
 [client.acme]
@@ -95,6 +95,39 @@ def test_what_could_not_be_stored_gets_no_id(rulebook: Rulebook) -> None:
         assert (reply.status, headers["x-reason"]) == (status, "not_stored") and "x-hit-id" not in headers
 
 
+def test_a_batch_is_told_line_by_line(rulebook: Rulebook) -> None:
+    # given a good line, a bad one and one that could not be stored
+    good, bad = an_event("client=acme&event=sale"), an_event("client=acme")
+    told = [
+        (good, parse(good, rulebook), True),
+        (bad, parse(bad, rulebook), True),
+        (good, parse(good, rulebook), False),
+    ]
+    # when they are answered
+    reply = batch_answer(told, as_json=False)
+    # then each is told in its line, and the headers count
+    assert reply.status == 200 and reply.body.decode().splitlines() == [
+        f"stored {good.id} acme sale",
+        f"rejected {bad.id} missing_event: the parameter event is missing",
+        "not_stored: hits cannot be stored at the moment; send it again",
+    ]
+    counts = {b"x-stored": b"1", b"x-rejected": b"1", b"x-not-stored": b"1", b"x-reason": b"not_stored"}
+    assert counts.items() <= dict(reply.headers).items()
+    # and if nothing at all could be stored, nothing is promised
+    assert batch_answer(told[2:], as_json=True).status == 503
+
+
+def test_a_bot_is_refused_and_led_on(rulebook: Rulebook) -> None:
+    # given a click that is refused because of who follows the link
+    hit = a_link("/c/acme/best")
+    click = parse(hit, rulebook)
+    assert isinstance(click, Event)
+    # when it is answered
+    reply = answer(hit, Rejection("bot", "it is one", "acme", "click"), False, rulebook, True, click)
+    # then it sees the page, as previews of links and checks of advertisements must
+    assert reply.status == 302 and (b"x-reason", b"bot") in reply.headers
+
+
 def test_an_image_is_an_image_whatever_happened(rulebook: Rulebook) -> None:
     # given an image that is fine and one that is not
     for query, status in (("client=acme&event=click", 200), ("client=acme&event=sale", 422)):
@@ -158,6 +191,59 @@ def test_values_never_lead_to_a_host_that_is_not_the_clients(rulebook: Rulebook)
         hit = Hit("01", 1, "c", "POST", b"/c/raw/best", b"", msgspec.json.encode({"sub1": value, "sub2": value}))
         # then the link leads to the client, or nowhere
         assert urlsplit(target(hit, rulebook)).hostname in ("raw.example", None)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "//evil.example/",
+        "///evil.example/",
+        "/\\evil.example/",
+        "\\\\evil.example\\",
+        "https:evil.example",
+        "https:/evil.example",
+        "https:\\\\evil.example",
+        "https://evil.example/",
+        "https://evil.example#raw.example",
+        "https://evil.example?raw.example/",
+        "https://evil.example\\@raw.example/",
+        "https://evil.example\\.raw.example/",
+        "https://user@raw.example/",
+        "https://user:secret@raw.example/",
+        "https://raw.example@evil.example/",
+        "https://raw.example:443@evil.example/",
+        "https://raw.example:port/",
+        "https://raw.example:99999/",
+        "https://raw.example.evil.example/",
+        "https://rawxexample/",
+        "https://evil.example%2eraw.example/",
+        "https://raw.example\u3002evil.example/",
+        "https://raw.example\uff0fevil.example/",
+        "https://[::1/",
+        "https://[raw.example]/",
+        "https:///raw.example",
+        "javascript:alert(1)//raw.example",
+        "javascript://raw.example/%0aalert(1)",
+        "data:text/html,raw.example",
+        "ftp://raw.example/",
+        "",
+        "raw.example",
+    ],
+)
+def test_no_redirect_leads_astray(address: str) -> None:
+    assert not may_lead_to(address, ["raw.example"])
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://raw.example/",
+        "http://RAW.example:8443/x?u=https://evil.example/@#//evil.example",
+        "https://raw.example",
+    ],
+)
+def test_a_redirect_leads_to_the_clients_host(address: str) -> None:
+    assert may_lead_to(address, ["www.raw.example", "raw.example"])
 
 
 def test_every_rejection_has_a_line_without_a_break(rulebook: Rulebook) -> None:
