@@ -11,6 +11,7 @@ import redis
 from service.engine.model import Event, Outcome, Postback, PostbackState, Rejection
 from service.engine.visitors import State, Visitor, wanted_keys
 from service.keys import Partition
+from service.scripts import Script
 from service.tracking.counters import increments
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -61,7 +62,7 @@ class Recording(State):
 def fetch(
     connection: redis.Redis, place: Partition, parsed: Iterable[Event | Rejection], caps: dict[str, int]
 ) -> Recording:
-    """What the engine may read for these events, in two round trips. caps: all caps of the partition."""
+    """What the engine may read for these events, in one round trip. caps: all caps of the partition."""
     state = Recording()
     state.caps = dict(caps)
     owner_keys: dict[str, None] = {}
@@ -73,16 +74,12 @@ def fetch(
             txid_keys.update(dict.fromkeys(txids))
     if not owner_keys and not txid_keys:
         return state
-    pipeline = connection.pipeline(transaction=False)
-    pipeline.hmget(place.owners, list(owner_keys) or [""])
-    pipeline.hmget(place.txids, list(txid_keys) or [""])
-    owners_found, txids_found = pipeline.execute()
+    owners_found, txids_found, visitors_found = Script(connection, "tracking/fetch")(
+        [place.owners, place.txids, place.visitors], [len(owner_keys), *owner_keys, *txid_keys]
+    )
     state.owners = _found(owner_keys, owners_found, bytes.decode)
     state.txids = _found(txid_keys, txids_found, int)
-    visitor_ids = list(dict.fromkeys(state.owners.values()))
-    if visitor_ids:
-        found: Any = connection.hmget(place.visitors, visitor_ids)
-        state.visitors = _found(visitor_ids, found, _visitor)
+    state.visitors = _found(dict.fromkeys(state.owners.values()), visitors_found, _visitor)
     return state
 
 

@@ -49,6 +49,7 @@ class Tracker:
         self._release = Script(connection, "tracking/release")
         self._hold = Script(connection, "tracking/hold")
         self._fence = 0
+        self._renewed_s = 0.0  # when the lease was last renewed; a commit does that too
         self._epoch = 0
         self._seq = 0
         self._rulebook: Rulebook = EMPTY
@@ -58,9 +59,10 @@ class Tracker:
         """Work until the partition has been quiet for a while. True if there is more to do (after a long turn)."""
         if not self._take():
             return False
-        started = time.monotonic()
+        started, more = time.monotonic(), True
         while time.monotonic() - started < MAX_TURN_S and not self._stopping():
-            entries = self._read(block_ms=0) or self._linger()
+            entries = (self._read(block_ms=0) if more else []) or self._linger()
+            more = not 0 < len(entries) < self._settings.batch_hits  # a short read was the end of the journal
             if entries:
                 for run in _runs(entries, self._settings.batch_bytes):
                     self._decide(run)
@@ -105,14 +107,17 @@ class Tracker:
     def _linger(self) -> list[Entry]:
         """Wait on the journal, renewing the lease, so that idle latency is paid once and not per hit."""
         deadline = time.monotonic() + self._settings.linger_ms / 1000
+        a_part_ms = self._settings.lease_ms // 4
         while (left := deadline - time.monotonic()) > 0 and not self._stopping():
-            self._renew()
-            entries = self._read(block_ms=max(1, min(int(left * 1000), self._settings.lease_ms // 4)))
+            if time.monotonic() - self._renewed_s > a_part_ms / 1000:
+                self._renew()
+            entries = self._read(block_ms=max(1, min(int(left * 1000), a_part_ms)))
             if entries:
                 return entries
         return []
 
     def _renew(self) -> None:
+        self._renewed_s = time.monotonic()
         if not self._hold([self._place.fence, self._place.lease], [self._fence, self._settings.lease_ms]):
             raise FencedError("it took too long to come back")
 
@@ -143,12 +148,14 @@ class Tracker:
 
     def _write(self, state: Recording, decided: list[tuple[int, Outcome]], last: Entry) -> None:
         args = [self._fence, self._settings.lease_ms, self._seq, last.epoch, last.seq, self._rulebook.id, last.time_us]
+        asked_s = time.monotonic()
         try:
             self._commit(commit_keys(self._place), [*args, *commit_args(state, decided)])
         except redis.ResponseError as error:
             if str(error).startswith(("FENCED", "POSITION")):
                 raise FencedError(str(error)) from None
             raise
+        self._renewed_s = asked_s
         self._epoch, self._seq = last.epoch, last.seq
 
     def _report(self, decided: list[tuple[int, Outcome]]) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
 from service import keys
 from service.engine import Entry, Event, Hit, Visitor, load, parse, process
-from service.engine.visitors import State
+from service.engine.visitors import State, wanted_keys
 from service.scripts import Script
 from service.servers import check_journal
 from service.settings import Settings
@@ -81,6 +82,21 @@ def test_a_stranger_is_fetched_as_nobody(connection: redis.Redis) -> None:
         _, _, state = life.fetch(a_hit(f"client=acme&{words}"))
         # then nothing is known
         assert (state.owners, state.visitors, state.txids) == ({}, {}, {})
+
+
+def test_a_batch_of_thousands_is_fetched_in_one_go(connection: redis.Redis) -> None:
+    # given more identifiers and visitors than fit onto the stack of a script
+    count = 9_000
+    rulebook = load(RULES)
+    parsed = [parse(a_hit(f"client=acme&event=sale&uid=u{n}&txid=t{n}"), rulebook) for n in range(count)]
+    owners = [key for event in parsed if isinstance(event, Event) for key in wanted_keys(event)[0]]
+    connection.hset(PLACE.owners, mapping={key: f"v{n}" for n, key in enumerate(owners)})
+    connection.hset(PLACE.visitors, f"v{len(owners) - 1}", msgspec.msgpack.encode(Visitor("last")))
+    # when they are fetched
+    state = fetch(connection, PLACE, parsed, {})
+    # then all are there, the last one too
+    assert [state.owners[key] for key in owners] == [f"v{n}" for n in range(len(owners))]
+    assert {key: visitor.id for key, visitor in state.visitors.items()} == {f"v{len(owners) - 1}": "last"}
 
 
 def test_an_absorbed_visitor_is_gone_and_its_identifiers_lead_on(connection: redis.Redis) -> None:

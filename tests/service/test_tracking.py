@@ -238,7 +238,7 @@ def test_an_actor_whose_lease_ran_out_unseen_still_sees_the_hit_that_waits(
 def test_a_connection_that_breaks_at_any_answer_loses_and_doubles_nothing(settings: Settings) -> None:
     # given a past of several batches and two rulebooks, in few partitions
     hits = traffic(90, seed=5)
-    few = msgspec.structs.replace(settings, partitions=2, batch_hits=25)
+    few = msgspec.structs.replace(settings, partitions=2, batch_hits=20)
     acme = keys.Partition(partition_of("acme", 2))
     port = int(settings.journal_url.rpartition(":")[2].partition("/")[0])
     for answers in range(200):
