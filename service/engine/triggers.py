@@ -92,24 +92,25 @@ class Facts(msgspec.Struct, gc=False):
 class Decision(msgspec.Struct, gc=False):
     """What was decided about the triggers of one event, and what of it has to be written."""
 
-    fired: list[Trigger] = msgspec.field(default_factory=list)
-    not_fired: dict[str, str] = msgspec.field(default_factory=dict)
-    once: list[str] = msgspec.field(default_factory=list)
-    caps: list[str] = msgspec.field(default_factory=list)
+    fired: list[Trigger]
+    not_fired: dict[str, str]
+    once: list[str]
+    caps: list[str]
 
 
-NOTHING_ASKED = Decision()  # of an event without triggers; never written to
+NOTHING_ASKED = Decision([], {}, [], [])  # of an event without triggers; never written to
 
 
 class Case(msgspec.Struct, gc=False):
-    """The triggers before one event, in turn: what the stages look at."""
+    """The triggers before one event, in turn: what the stages look at. once, caps: what they note for the decision."""
 
     trigger: Trigger
     facts: Facts
     state: State
     rulebook: Rulebook
-    decision: Decision
     prefix: str
+    once: list[str]
+    caps: list[str]
 
 
 def _active(case: Case) -> bool:
@@ -159,7 +160,7 @@ def sample_bucket(trigger: str, visitor: str) -> int:
 def _first_time(case: Case) -> bool:
     if case.trigger.name in case.facts.visitor.once:
         return False
-    case.decision.once.append(case.trigger.name)
+    case.once.append(case.trigger.name)
     return True
 
 
@@ -168,7 +169,7 @@ def _under_cap(case: Case) -> bool:
     if cap is None:
         return True
     key = cap_key(case.trigger, cap, case.facts, case.prefix)
-    case.decision.caps.append(key)
+    case.caps.append(key)
     return case.state.caps.get(key, 0) < cap.count
 
 
@@ -214,17 +215,18 @@ def decide(facts: Facts, state: State, rulebook: Rulebook, prefix: str) -> Decis
     asked = rulebook.asked.get((event.client, event.name))
     if asked is None:
         return NOTHING_ASKED
-    decision = Decision()
-    case = Case(asked[0][0], facts, state, rulebook, decision, prefix)
+    case = Case(asked[0][0], facts, state, rulebook, prefix, [], [])
+    fired: list[Trigger] = []
+    not_fired: dict[str, str] = {}
     for trigger, stages in asked:
         case.trigger = trigger
         for stage in stages:
             if not _PASSES[stage](case):
-                decision.not_fired[trigger.name] = stage
+                not_fired[trigger.name] = stage
                 break
         else:
-            decision.fired.append(trigger)
-    return decision
+            fired.append(trigger)
+    return Decision(fired, not_fired, case.once, case.caps)
 
 
 def payout_of(payout: Payout | None, facts: Facts) -> tuple[str, str]:
@@ -232,18 +234,19 @@ def payout_of(payout: Payout | None, facts: Facts) -> tuple[str, str]:
     if payout is None:
         return "", ""
     if payout.fixed is not None:
-        return _fixed(payout.fixed, payout.currency), payout.currency
+        return quantize(payout.fixed, payout.currency), payout.currency
     base, currency = facts.value(payout.of), facts.value("currency") or payout.currency
     if base is None or not NUMBER.match(base) or not currency:
         return "", ""
-    return quantize(_EXACT.multiply(Decimal(base), payout.percent).scaleb(-2, _EXACT), currency), currency
+    return _share(base, payout.percent, currency), currency
 
 
-@lru_cache(maxsize=1024)  # the same sum for every firing of a trigger
-def _fixed(amount: Decimal, currency: str) -> str:
-    return quantize(amount, currency)
+@lru_cache(maxsize=4096)  # amounts come again and again
+def _share(base: str, percent: Decimal, currency: str) -> str:
+    return quantize(_EXACT.multiply(Decimal(base), percent).scaleb(-2, _EXACT), currency)
 
 
+@lru_cache(maxsize=1024)  # a fixed sum is the same for every firing of a trigger
 def quantize(amount: Decimal, currency: str) -> str:
     """A decimal in the places of its currency, rounded half even."""
     rounded = str(_EXACT.quantize(amount, _UNITS[CURRENCY_PLACES.get(currency, 2)]))
