@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 
+import redis
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
-from service.servers import ServerError, check_journal
+from service.servers import ServerError, address, check_journal, client, is_away
 from service.settings import Settings, make_writable
 
 MAX_HEADERS_BYTES = 128 * 1024
@@ -21,11 +23,17 @@ APPLICATION = "service.app:create"
 def run(settings: Settings, application: str = APPLICATION) -> None:
     """Serve until SIGTERM. application: where the server finds what makes it.
 
-    Raises ServerError if the port or the journal, SettingsError if the spool cannot be used.
+    A journal that is away is no reason to wait: what comes goes to the spool. Raises ServerError if the port or a journal
+    that is there, SettingsError if the spool cannot be used.
     """
     check_listen(settings.host, settings.port)
     make_writable(settings.spool_path)
-    check_journal(settings.journal_url, settings.partitions).close()
+    away = away_because(settings.journal_url)
+    if away:
+        place = address(settings.journal_url)
+        print(f"the journal at {place} is away ({away}), hits go to the spool until it is back", file=sys.stderr)
+    else:
+        check_journal(settings.journal_url, settings.partitions).close()
     os.environ.update(settings.environment())
     server = Granian(
         application,
@@ -43,6 +51,18 @@ def run(settings: Settings, application: str = APPLICATION) -> None:
         workers_kill_timeout=20,
     )
     server.serve()
+
+
+def away_because(url: str) -> str:
+    """Why the journal cannot be asked now, "" if it can, or if waiting would not help."""
+    try:
+        with client(url, 2.0) as connection:
+            connection.ping()
+    except (ValueError, redis.AuthenticationError):
+        return ""
+    except redis.RedisError as error:
+        return str(error) if is_away(error) else ""
+    return ""
 
 
 def check_listen(host: str, port: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import redis.asyncio as aioredis
 
 from service import keys
-from service.engine import EMPTY, Rulebook
+from service.engine import EMPTY, Rulebook, RulebookError
 from service.rulebooks import compiled
 from service.servers import is_away
 
@@ -40,8 +40,11 @@ class Follower:
         """Learn the rulebook before the first hit comes: from the journal, else from the disk."""
         await self._look()
         if self._rulebook is None and self._kept.is_file():
-            self._rulebook = compiled(self._kept.read_text())
-            log.warning("rulebook %s from %s until the journal is back", self._rulebook.id, self._kept)
+            try:
+                self._rulebook = compiled(self._kept.read_text())
+                log.warning("rulebook %s from %s until the journal is back", self._rulebook.id, self._kept)
+            except (OSError, ValueError, RulebookError) as error:
+                log.error("%s cannot be used, no rulebook is known until the journal is back: %s", self._kept, error)
 
     async def follow(self) -> None:
         """Look for ever."""

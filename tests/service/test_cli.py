@@ -171,7 +171,7 @@ def test_a_host_that_is_not_of_this_machine_is_named(command: str, host: str, se
 
 
 @pytest.mark.parametrize(
-    "command", [["web"], ["worker"], ["counts"], ["rules", "publish", RULES], ["up", "--no-embedded"]], ids=" ".join
+    "command", [["worker"], ["counts"], ["rules", "publish", RULES], ["up", "--no-embedded"]], ids=" ".join
 )
 def test_a_redis_that_cannot_be_reached_is_one_line(command: list[str], settings: Settings) -> None:
     # given a journal's address where nobody listens

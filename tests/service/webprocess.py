@@ -45,20 +45,30 @@ class Web:
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
+        self.spawn()
+        until(self.ready, f"the web process; see {self.settings.var / 'web.log'}")
+
+    def spawn(self) -> None:
+        """Start it."""
         self.settings.var.mkdir(parents=True, exist_ok=True)
         with (self.settings.var / "web.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "service.cli", "web"], env={**os.environ, **self.settings.environment()},
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        until(self.ready, f"the web process; see {self.settings.var / 'web.log'}")
 
-    def ready(self) -> bool:
-        """Whether /readyz says so."""
+    def ready(self, path: str = "/readyz") -> bool:
+        """Whether it says so; by /healthz: whether it answers at all."""
         assert self.process is not None and self.process.poll() is None, "the web process has ended"
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{self.base}/readyz", trust_env=False, timeout=20).status_code == 200
+            return httpx.get(f"{self.base}{path}", trust_env=False, timeout=20).status_code == 200
         return False
+
+    def end(self) -> None:
+        """End it as a restart does."""
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait(20)
 
     def stop(self) -> None:
         """End it, and everything it has started."""
