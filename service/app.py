@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from litestar import Litestar, Response, get
 from litestar.datastructures import State
 
+from service.admin.routes import status_routes
 from service.engine import EMPTY, Rulebook
 from service.intake.browser import tag
 from service.intake.follower import Follower
@@ -59,7 +60,7 @@ def build(settings: Settings, journal_type: type[RedisJournal] = RedisJournal) -
 
     intake = Intake(settings.partitions, Proxies(settings.trusted_networks), Keys(os.environ))
     rest = Litestar(
-        route_handlers=[*intake_routes(intake), tag, healthz, readyz],
+        route_handlers=[*intake_routes(intake), tag, *status_routes(settings), healthz, readyz],
         lifespan=[lifespan],
         openapi_config=None,
         logging_config=None,
