@@ -109,7 +109,8 @@ def _field(table: Any, name: str) -> Any:
 
 def _endpoint(value: Any) -> Any:
     if isinstance(value, Endpoints):
-        return value.webhook.words if value.webhook is not None else None
+        others = [one.words for one in (value.javascript, value.pixel) if one is not None]
+        return " and ".join([value.webhook.words, *others] if value.webhook is not None else others) or None
     return value
 
 

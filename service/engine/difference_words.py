@@ -245,11 +245,14 @@ CLIENT_WORDS: Words = {
     "sig_secret": _instead("asks for requests signed with", lambda names: listed(names.split())),
     "addresses": _addresses,
     "bots": _bots,
+    "browser": _set("lets browsers get {}", "no longer lets browsers get {}"),
+    "javascript": _instead("runs in browsers"),
+    "pixel": _instead("has browsers call"),
 }
 AFFILIATE_WORDS: Words = {
     "name": _moved, "title": CLIENT_WORDS["title"], "params": CLIENT_WORDS["params"],
     "webhook": CLIENT_WORDS["webhook"], "test_webhook": CLIENT_WORDS["test_webhook"], "secret": CLIENT_WORDS["secret"],
-    "rate": CLIENT_WORDS["rate"],
+    "rate": CLIENT_WORDS["rate"], "javascript": CLIENT_WORDS["javascript"], "pixel": CLIENT_WORDS["pixel"],
     "overrides": _overrides,
 }  # fmt: skip
 TRIGGER_WORDS: Words = {

@@ -11,7 +11,7 @@ from service.engine.model import Postback, PostbackState
 from service.engine.parse import parameters
 from service.engine.pipeline import Work
 from service.engine.postbacks import _endpoint
-from service.engine.rulebook import Trigger, Webhook
+from service.engine.rulebook import BROWSER_METHODS, Trigger, Webhook
 from service.engine.templates import Macro
 from service.engine.trail import Trail
 from service.engine.visitors import Remembered
@@ -72,9 +72,10 @@ def _asked(template: Webhook, postback: Postback) -> list[tuple[str, Macro | Non
 def _says(postback: Postback, template: Webhook | None) -> str:
     whom = postback.recipient.replace(":", " ")
     if postback.state == PostbackState.RECORDED:
-        return f"To {whom}: not sent, since this is a test and {whom} has no test_webhook; recorded only."
+        lacks = "no page is given a test" if postback.method in BROWSER_METHODS else f"{whom} has no test_webhook"
+        return f"To {whom}: not sent, since this is a test and {lacks}; recorded only."
     if template is None:
-        return f"To {whom}: not sent, since {whom} has no webhook; withheld. Add one to the rulebook."
+        return f"To {whom}: not sent, since {whom} has no {postback.method}; withheld. Add one to the rulebook."
     if postback.state == PostbackState.WITHHELD:
         required = [macro.name for macro in template.macros if macro.required and macro.name in postback.missing]
         return f"To {whom}: not sent, since {listed(required)} must have a value and has none; withheld."

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from service.engine.document import Path
-from service.engine.rulebook import Affiliate, Rulebook, Trigger, Webhook
+from service.engine.postbacks import most_specific
+from service.engine.rulebook import Affiliate, Client, Endpoints, Rulebook, Webhook, endpoint_for
 from service.engine.words import listed, plural
 
 Found = tuple[Path, str]
@@ -15,11 +16,16 @@ Found = tuple[Path, str]
 def no_endpoint(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
     """One finding for all affiliates: there may be thousands."""
     served = [trigger for trigger in rulebook.triggers if "affiliate" in trigger.to]
+    methods = sorted({trigger.method for trigger in served})
     without: dict[str, str] = {}
     for affiliate in rulebook.affiliates.values():
-        if affiliate.webhook is not None:
+        if all(endpoint_for(method, affiliate) is not None for method in methods):
             continue
-        missing = [trigger.name for trigger in served if not _has_override(affiliate, trigger)]
+        missing = [
+            trigger.name
+            for trigger in served
+            if most_specific(affiliate, trigger.client, trigger.name, trigger.method)[1] is None
+        ]
         if missing:
             without[affiliate.name] = "" if len(missing) == len(served) else f" (for {listed(missing, limit=3)})"
     if without:
@@ -28,14 +34,8 @@ def no_endpoint(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
         yield (
             ("affiliate", next(iter(without))),
             f"{plural(len(without), 'affiliate')} {has} no endpoint for triggers that post to affiliates, so {theirs} "
-            f"postbacks are withheld: {names}; add webhook",
+            f"postbacks are withheld: {names}; add {listed(methods)}",
         )
-
-
-def _has_override(affiliate: Affiliate, trigger: Trigger) -> bool:
-    own = affiliate.overrides
-    keys = ((trigger.client, trigger.name), (trigger.client, "")) if own else ()
-    return any(key in own and own[key].webhook is not None for key in keys)
 
 
 def plain_http(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
@@ -52,20 +52,22 @@ def _is_loopback(host: str) -> bool:
 
 def _endpoints(rulebook: Rulebook) -> Iterator[tuple[Path, Webhook]]:
     for client in rulebook.clients.values():
-        yield from _two(("client", client.name), client.webhook, client.test_webhook)
+        yield from _all(("client", client.name), client, client.test_webhook)
     for affiliate in rulebook.affiliates.values():
         path: Path = ("affiliate", affiliate.name)
-        yield from _two(path, affiliate.webhook, affiliate.test_webhook)
+        yield from _all(path, affiliate, affiliate.test_webhook)
         for (client_name, trigger), endpoints in affiliate.overrides.items():
             deeper: Path = (*path, "for", client_name, *([trigger] if trigger else []))
-            yield from _two(deeper, endpoints.webhook, None)
+            yield from _all(deeper, endpoints, None)
 
 
-def _two(path: Path, webhook: Webhook | None, test_webhook: Webhook | None) -> Iterator[tuple[Path, Webhook]]:
-    if webhook is not None:
-        yield (*path, "webhook"), webhook
-    if test_webhook is not None:
-        yield (*path, "test_webhook"), test_webhook
+def _all(
+    path: Path, owner: Client | Affiliate | Endpoints, test_webhook: Webhook | None
+) -> Iterator[tuple[Path, Webhook]]:
+    found = (owner.webhook, test_webhook, owner.javascript, owner.pixel)
+    for key, endpoint in zip(("webhook", "test_webhook", "javascript", "pixel"), found, strict=True):
+        if endpoint is not None:
+            yield (*path, key), endpoint
 
 
 def unused_parameter(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
@@ -84,9 +86,9 @@ def unused_parameter(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
 
 
 def _endpoints_of(affiliate: Affiliate) -> Iterator[tuple[Path, Webhook]]:
-    yield from _two((), affiliate.webhook, affiliate.test_webhook)
+    yield from _all((), affiliate, affiliate.test_webhook)
     for endpoints in affiliate.overrides.values():
-        yield from _two((), endpoints.webhook, None)
+        yield from _all((), endpoints, None)
 
 
 def shared_secret(rulebook: Rulebook, _: int | None) -> Iterator[Found]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from service.engine.browsers import OPEN_NAMES
 from service.engine.document import Path, nearest
 from service.engine.model import RESERVED
 from service.engine.names import MADE_PARAMS, Declared, is_known, last_field
-from service.engine.rulebook import Client, Trigger, Webhook
+from service.engine.postbacks import most_specific
+from service.engine.rulebook import BROWSER_METHODS, Client, Trigger, Webhook, endpoint_for
 from service.engine.values import host_of
 
 
@@ -30,7 +32,10 @@ class MacroChecks(Declared):
             path: Path = ("client", client.name)
             for key, template in (("webhook", client.webhook), ("test_webhook", client.test_webhook)):
                 self._macros((*path, key), template, client, (), False)
+            for method in sorted(BROWSER_METHODS):
+                self._for_browsers((*path, method), endpoint_for(method, client), client, (), False)
             self._landing(client)
+        self._check_browser_macros(triggers)
         served = {trigger.client for trigger in triggers if "affiliate" in trigger.to}
         everybody = sorted(served & self.clients.keys())
         right: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
@@ -49,6 +54,29 @@ class MacroChecks(Declared):
                 if owner in served and owner in self.clients:
                     deeper = (*path, "for", owner, *([trigger] if trigger else []), "webhook")
                     self._macros(deeper, endpoints.webhook, self.clients[owner], extra, True)
+
+    def _check_browser_macros(self, triggers: tuple[Trigger, ...]) -> None:
+        """What affiliates get through browsers."""
+        for trigger in triggers:
+            client = self.clients.get(trigger.client)
+            if trigger.method not in BROWSER_METHODS or "affiliate" not in trigger.to or client is None:
+                continue
+            for affiliate in self.affiliates.values():
+                where, found = most_specific(affiliate, client.name, trigger.name, trigger.method)
+                path: Path = ("affiliate", affiliate.name, *where, trigger.method)
+                self._for_browsers(path, found, client, tuple(sorted(affiliate.params)), True)
+
+    def _for_browsers(
+        self, path: Path, template: Webhook | None, client: Client, extra: tuple[str, ...], foreign: bool
+    ) -> None:
+        """A browser gets only what the client lets out."""
+        self._macros(path, template, client, extra, foreign)
+        for name in _names_in(template) if template is not None else ():
+            base = last_field(name) or (name.partition(".")[2] if name.startswith(("first.", "param.")) else name)
+            if base not in client.browser | OPEN_NAMES:
+                self._once(
+                    path, f"{{{name}}} is not given to browsers; add {base!r} to browser of [client.{client.name}]"
+                )
 
     def _landing(self, client: Client) -> None:
         if client.landing is None:

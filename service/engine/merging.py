@@ -34,7 +34,7 @@ def _copy(visitor: Visitor) -> Visitor:
         visitor.id, visitor.uid, visitor.last_us, visitor.identifiers.copy(), visitor.history.copy(),
         {name: msgspec.structs.replace(stat) for name, stat in visitor.events.items()},
         {name: msgspec.structs.replace(value) for name, value in visitor.params.items()},
-        visitor.clicks.copy(), visitor.once.copy(), visitor.dropped,
+        visitor.clicks.copy(), visitor.once.copy(), visitor.dropped, visitor.browsers.copy(),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import re
 from ipaddress import ip_network
 from typing import Any
 
+from service.engine.browsers import InBrowser
 from service.engine.document import Path, nearest
 from service.engine.model import RESERVED
 from service.engine.names import DERIVED, MADE_PARAMS, Declared
@@ -19,19 +20,21 @@ from service.engine.rulebook import (
     close_private,
 )
 from service.engine.values import host_of
-from service.engine.webhooks import Webhooks
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 HOST = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?\Z|\[?[0-9a-f:.]+\]?\Z")
 CLIENT_KEYS = frozenset({
     "name", "landing", "hosts", "params", "private", "aliases", "not_an_id", "browser_events", "remember",
     "attribution", "click_window", "webhook", "test_webhook", "secret", "rate",
-    "sig_secret", "addresses", "bots",
+    "sig_secret", "addresses", "bots", "browser", "javascript", "pixel",
 })  # fmt: skip
-AFFILIATE_KEYS = frozenset({"name", "params", "webhook", "test_webhook", "secret", "rate", "for"})
+AFFILIATE_KEYS = frozenset({
+    "name", "params", "webhook", "test_webhook", "secret", "rate", "for", "javascript", "pixel",
+})  # fmt: skip
+ENDPOINT_KEYS = frozenset({"webhook", "javascript", "pixel"})
 
 
-class Parties(Webhooks, Declared):
+class Parties(InBrowser, Declared):
     """Reads clients and affiliates."""
 
     def _tables(self, document: dict[str, Any], kind: str) -> list[tuple[str, dict[str, Any]]]:
@@ -57,13 +60,14 @@ class Parties(Webhooks, Declared):
         if landing is not None and not hosts:
             hosts = (host_of(landing.source),)
         aliases = self._aliases(path, table)
+        params, private = frozenset(self._declared(path, table)), self._parameters(path, table, "private")
         return Client(
             name,
             self._text(path, table, "name"),
             landing,
             hosts,
-            frozenset(self._declared(path, table)),
-            close_private(frozenset({"uid", *self._parameters(path, table, "private")}), aliases),
+            params,
+            close_private(frozenset({"uid", *private}), aliases),
             aliases,
             frozenset(self._names(path, table, "not_an_id", NOT_AN_ID)),
             frozenset(
@@ -80,6 +84,9 @@ class Parties(Webhooks, Declared):
             self._secrets(path, table, "sig_secret"),
             self._networks(path, table, "addresses"),
             self._choice(path, table, "bots", ("keep", "reject"), "keep"),
+            self._browser(path, table, params | frozenset(private)),
+            self._javascript(path, table),
+            self._pixel(path, table),
         )
 
     def _networks(self, path: Path, table: dict[str, Any], key: str) -> tuple[str, ...]:
@@ -140,11 +147,9 @@ class Parties(Webhooks, Declared):
             flat = {k: v for k, v in inner.items() if not isinstance(v, dict) or k == "webhook"}
             for trigger, deeper in inner.items():
                 if trigger not in flat:
-                    self._only_known((*key, trigger), deeper, frozenset({"webhook"}))
-                    overrides[client, trigger] = Endpoints(self._webhook((*key, trigger), deeper, "webhook"))
-            self._only_known(key, flat, frozenset({"webhook"}))
+                    overrides[client, trigger] = self._endpoints((*key, trigger), deeper)
             if flat:
-                overrides[client, ""] = Endpoints(self._webhook(key, flat, "webhook"))
+                overrides[client, ""] = self._endpoints(key, flat)
         return Affiliate(
             name,
             self._text(path, table, "name"),
@@ -154,4 +159,10 @@ class Parties(Webhooks, Declared):
             overrides,
             self._secrets(path, table),
             self._rate(path, table),
+            self._javascript(path, table),
+            self._pixel(path, table),
         )
+
+    def _endpoints(self, path: Path, table: dict[str, Any]) -> Endpoints:
+        self._only_known(path, table, ENDPOINT_KEYS)
+        return Endpoints(self._webhook(path, table, "webhook"), self._javascript(path, table), self._pixel(path, table))

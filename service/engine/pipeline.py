@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
+from service.engine.browsers import admit
 from service.engine.memory import write_event, write_identity
 from service.engine.model import Entry, Event, Firing, Hit, Outcome, Postback, Rejection, Verdict
-from service.engine.parse import parse
+from service.engine.parse import SIGNED, parse
 from service.engine.postbacks import fire
 from service.engine.recognition import Recognised, attribute, is_test, recognise
 from service.engine.rulebook import EMPTY, Client, Rulebook
@@ -177,6 +178,8 @@ def _engine_error(
 def commit(work: Work, verdict: str) -> None:
     """Write what a valid hit leaves behind: the identity if it is a duplicate, else all of it."""
     state, time_us, plan, event = work.state, work.time_us, work.plan, work.event
+    if plan.link or plan.absorbed or SIGNED in work.hit.flags:  # else nothing about the identity is new
+        admit(plan, event, state, SIGNED in work.hit.flags)
     visitor = write_identity(plan, state, event.fields.get("uid", ""), time_us)
     if verdict is _DUPLICATE:
         return

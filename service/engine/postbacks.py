@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from service.engine.model import Firing, Postback, PostbackState
-from service.engine.rulebook import Affiliate, Client, Rulebook, Trigger, Webhook
+from service.engine.rulebook import BROWSER_METHODS, Affiliate, Client, Rulebook, Trigger, Webhook, endpoint_for
 from service.engine.templates import iso_time
 from service.engine.triggers import Facts, payout_of
 
@@ -86,24 +86,30 @@ def _values(webhook: Webhook, facts: Facts, firing: Firing, identity: str) -> di
 
 def _endpoint(trigger: Trigger, client: Client, affiliate: Affiliate | None, test: bool) -> Webhook | None:
     """Where the postback goes: the most specific endpoint; for tests only the test endpoint."""
+    if test:  # nothing that is a test ever goes to a page
+        return None if trigger.method in BROWSER_METHODS else (affiliate or client).test_webhook
     if affiliate is None:
-        return client.test_webhook if test else client.webhook
-    return affiliate.test_webhook if test else _of_affiliate(affiliate, client.name, trigger.name)
+        return endpoint_for(trigger.method, client)
+    return most_specific(affiliate, client.name, trigger.name, trigger.method)[1]
 
 
-def _of_affiliate(affiliate: Affiliate, client: str, trigger: str) -> Webhook | None:
-    for key in ((client, trigger), (client, "")):
-        override = affiliate.overrides.get(key)
-        if override is not None and override.webhook is not None:
-            return override.webhook
-    return affiliate.webhook
+def most_specific(
+    affiliate: Affiliate, client: str, trigger: str, method: str
+) -> tuple[tuple[str, ...], Webhook | None]:
+    """The endpoint of an affiliate for a trigger, and where it stands in the affiliate's table."""
+    for where in (("for", client, trigger), ("for", client)):
+        override = affiliate.overrides.get((client, trigger if len(where) == 3 else ""))
+        own = None if override is None else endpoint_for(method, override)
+        if own is not None:
+            return where, own
+    return (), endpoint_for(method, affiliate)
 
 
 def endpoint_of(owner: Client | Affiliate, postback: Postback) -> Webhook | None:
     """The endpoint of a recipient for a postback that was promised earlier, as the rulebook has it now."""
     if isinstance(owner, Client) or postback.test:
         return owner.test_webhook if postback.test else owner.webhook
-    return _of_affiliate(owner, postback.client, postback.trigger)
+    return most_specific(owner, postback.client, postback.trigger, postback.method)[1]
 
 
 class _Body(msgspec.Struct, gc=False):

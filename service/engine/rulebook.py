@@ -19,7 +19,9 @@ BROWSER_EVENTS = ("pageview", "click", "login", "registration")
 
 
 class Webhook(msgspec.Struct, frozen=True):
-    """How to call an endpoint. verb: GET or POST. body: a form or JSON; None with POST: the event as JSON.
+    """How to call an endpoint. verb: GET or POST; "" for JavaScript, with the snippet as body.
+
+    body: a form or JSON; None with POST: the event as JSON.
 
     headers: lower-case names; a value is plain, or `env:NAME` for a variable of the worker. Derived: macros of address and
     body, looked_up as in a template.
@@ -45,6 +47,8 @@ class Webhook(msgspec.Struct, frozen=True):
     @property
     def words(self) -> str:
         """All of it as one text that compares: the address alone where that says everything."""
+        if not self.verb and self.body is not None:
+            return self.body.source
         plain = self.body is None and self.verb == ("GET" if self.url.macros else "POST")
         parts = [self.url.source if plain else f"{self.verb} {self.url.source}"]
         if self.body is not None:
@@ -68,7 +72,7 @@ class Client(msgspec.Struct, frozen=True):
 
     secret: `env:NAME`, two of them with a space between during a rotation. rate: of calls, such as `50/s`, "" for none.
     params: declared custom parameters. private: names whose values never go to an affiliate, closed over the aliases.
-    addresses: networks that server-to-server routes take events from, () for all.
+    addresses: networks that server-to-server routes take events from, () for all. browser: names whose values browsers get.
     """
 
     name: str
@@ -90,6 +94,9 @@ class Client(msgspec.Struct, frozen=True):
     sig_secret: str = ""
     addresses: tuple[str, ...] = ()
     bots: str = "keep"
+    browser: frozenset[str] = frozenset()
+    javascript: Webhook | None = None
+    pixel: Webhook | None = None
 
 
 def close_private(private: frozenset[str], aliases: dict[str, str]) -> frozenset[str]:
@@ -102,6 +109,8 @@ class Endpoints(msgspec.Struct, frozen=True):
     """Where an affiliate wants its postbacks; a more specific one overrides."""
 
     webhook: Webhook | None = None
+    javascript: Webhook | None = None
+    pixel: Webhook | None = None
 
 
 class Affiliate(msgspec.Struct, frozen=True):
@@ -115,6 +124,18 @@ class Affiliate(msgspec.Struct, frozen=True):
     overrides: dict[tuple[str, str], Endpoints] = msgspec.field(default_factory=dict)
     secret: str = ""
     rate: str = ""
+    javascript: Webhook | None = None
+    pixel: Webhook | None = None
+
+
+BROWSER_METHODS = frozenset({"javascript", "pixel"})  # delivered by the visitor's browser
+
+
+def endpoint_for(method: str, owner: Client | Affiliate | Endpoints) -> Webhook | None:
+    """The endpoint of a party for a method."""
+    if method == "javascript":
+        return owner.javascript
+    return owner.pixel if method == "pixel" else owner.webhook
 
 
 class Cap(msgspec.Struct, frozen=True):
@@ -171,7 +192,8 @@ def stages_of(trigger: Trigger) -> tuple[str, ...]:
 class Rulebook(msgspec.Struct, frozen=True):
     """A compiled rulebook. `on` finds the triggers of a client and an event, in the order of the document.
 
-    asked: derived from `on`, each trigger with the stages that can stop it, so that no hit asks the others.
+    asked: derived from `on`, each trigger with the stages that can stop it, so that no hit asks the others. in_browsers:
+    derived, clients with triggers that are delivered by browsers.
     """
 
     id: str
@@ -181,6 +203,7 @@ class Rulebook(msgspec.Struct, frozen=True):
     triggers: tuple[Trigger, ...]
     on: dict[tuple[str, str], tuple[Trigger, ...]]
     asked: dict[tuple[str, str], tuple[tuple[Trigger, tuple[str, ...]], ...]] = msgspec.field(default_factory=dict)
+    in_browsers: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         asked = {
@@ -189,6 +212,8 @@ class Rulebook(msgspec.Struct, frozen=True):
         msgspec.structs.force_setattr(
             self, "asked", asked
         )  # a new dict: a replaced rulebook must not fill the old one's
+        in_browsers = frozenset([one.client for one in self.triggers if one.method in BROWSER_METHODS])
+        msgspec.structs.force_setattr(self, "in_browsers", in_browsers)
 
 
 def rulebook_id(text: str) -> str:

@@ -11,10 +11,10 @@ from service.engine.names import Declared, is_known
 from service.engine.parse import CURRENCY
 from service.engine.parties import NAME
 from service.engine.postbacks import POSTBACK_NAMES
-from service.engine.rulebook import FOREVER_US, Cap, Payout, Trigger
+from service.engine.rulebook import FOREVER_US, Cap, Payout, Trigger, endpoint_for
 
 METHODS = ("webhook", "email", "javascript", "pixel")
-DELIVERED_METHODS = ("webhook",)
+DELIVERED_METHODS = ("webhook", "javascript", "pixel")
 TRIGGER_KEYS = frozenset({
     "name", "client", "on", "after", "within", "when", "sample", "once", "cap", "payout", "method", "to", "paused",
     "from", "until",
@@ -89,7 +89,9 @@ class TriggerTables(Declared):
             return "webhook"
         method = self._choice(path, table, "method", METHODS, "webhook")
         if method not in DELIVERED_METHODS:
-            self.wrong((*path, "method"), f"{method} is not delivered by this version yet; use webhook")
+            self.wrong(
+                (*path, "method"), f"{method} is not delivered by this version yet; use {', '.join(DELIVERED_METHODS)}"
+            )
         return method
 
     def _to(self, path: Path, table: dict[str, Any]) -> tuple[str, ...]:
@@ -102,9 +104,11 @@ class TriggerTables(Declared):
         if not to:
             self.wrong((*path, "to"), "a trigger without a recipient posts nothing; write client, affiliate or both")
         client = self.clients.get(str(table.get("client", "")))
-        if "client" in to and client is not None and client.webhook is None:
+        method = str(table.get("method", "webhook"))
+        if method in DELIVERED_METHODS and "client" in to and client and endpoint_for(method, client) is None:
             self.wrong(
-                (*path, "to"), f"client {client.name} has no webhook to post to; add webhook to [client.{client.name}]"
+                (*path, "to"),
+                f"client {client.name} has no {method} to post to; add {method} to [client.{client.name}]",
             )
         return to
 

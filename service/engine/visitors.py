@@ -41,6 +41,7 @@ class Visitor(msgspec.Struct, array_like=True, gc=False):
 
     history: (seq, time_us, event) of the last counted events. clicks: (seq, time_us, affiliate) of the last clicks that
     named one. params: sorted by name. once: triggers used up. dropped: remembered names lost to the bound.
+    browsers: tag ids that may be given something, see `browsers.admit`.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Visitor(msgspec.Struct, array_like=True, gc=False):
     clicks: list[tuple[int, int, str]] = msgspec.field(default_factory=list)
     once: list[str] = msgspec.field(default_factory=list)
     dropped: int = 0
+    browsers: list[str] = msgspec.field(default_factory=list)
 
 
 class State:
