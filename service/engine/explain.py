@@ -45,6 +45,7 @@ REMEDIES: dict[str, str] = {
     Reason.PREFETCH: "nothing: the visit itself counts",
     Reason.BOT: 'nothing, unless it is no bot: bots = "keep"',
     Reason.DO_NOT_TRACK: "nothing: it is the visitor's wish",
+    Reason.ERASED: "nothing: the person asked to be forgotten",
 }
 
 

@@ -53,6 +53,7 @@ class Reason(StrEnum):
     PREFETCH = "prefetch"
     BOT = "bot"
     DO_NOT_TRACK = "do_not_track"
+    ERASED = "erased"
 
 
 class Stage(StrEnum):
