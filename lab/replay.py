@@ -111,7 +111,7 @@ class Library:
         """The rulebook in force when the stored part of a partition begins, if it begins in mid-stream."""
         mine = pl.col("partition") == partition
         start = self._log.hits.filter(mine).sort("seq").select("seq", "kind").head(1).collect()
-        if start.is_empty() or start.item(0, "seq") <= 1 or start.item(0, "kind") == "rulebook":
+        if start.is_empty() or start.item(0, "seq") <= 1 or start.item(0, "kind") != "hit":
             return None
         decided = (
             self._log.decisions.filter(mine, pl.col("seq") == start.item(0, "seq")).select("rulebook_id").collect()

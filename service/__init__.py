@@ -4,6 +4,7 @@ settings.py            everything that can be set from outside, one frozen value
 cli.py                 the commands; demo.py, rules_commands.py, counts_command.py hold the larger ones
 supervisor.py          `backtrack up`: the processes of one machine, kept alive
 servers.py             the two Redis servers: checked at every connect, embedded where there is none
+epochs.py             is Redis as far as the tables? asked whenever its server was started
 keys.py  scripts.py    names of everything in Redis; the Lua scripts, loaded by their hash
 
 1. app.py  web.py      the web process; intake/ stores each request and answers when it is on disk

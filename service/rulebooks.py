@@ -9,8 +9,9 @@ from typing import Any
 
 import redis
 
-from service import keys
+from service import epochs, keys
 from service.archive import tables
+from service.archive.past import rulebook_text
 from service.archive.schemas import rulebook_row, table
 from service.engine import EMPTY, Rulebook, load
 from service.scripts import Script
@@ -25,6 +26,7 @@ def publish(connection: redis.Redis, partitions: int, tables_root: Path, text: s
     Raises RulebookError if the text is broken.
     """
     rulebook = load(text, source)
+    epochs.compare(connection, partitions, tables_root)
     if current_id(connection) == rulebook.id:
         return rulebook.id, False
     rows = table("rulebooks", [rulebook_row(time.time_ns() // 1000, rulebook.id, text, source)])
@@ -49,16 +51,19 @@ def compiled(text: Any) -> Rulebook:
 
 
 class Shelf:
-    """Rulebooks by id, fetched once."""
+    """Rulebooks by id, fetched once. tables_root: where the texts lie that Redis does not have, since it lost them."""
 
-    def __init__(self, connection: redis.Redis) -> None:
+    def __init__(self, connection: redis.Redis, tables_root: Path | None = None) -> None:
         self._connection = connection
+        self._tables_root = tables_root
         self._known: dict[str, Rulebook] = {"": EMPTY, EMPTY.id: EMPTY}
 
     def get(self, rulebook_id: str) -> Rulebook:
         """The rulebook of this id. Raises KeyError if its text is nowhere."""
         if rulebook_id not in self._known:
             text: Any = self._connection.hget(keys.RULEBOOKS, rulebook_id)
+            if text is None and self._tables_root is not None:
+                text = rulebook_text(self._tables_root, rulebook_id)
             if text is None:
                 raise KeyError(f"the text of rulebook {rulebook_id} is missing in {keys.RULEBOOKS}")
             self._known[rulebook_id] = compiled(text)

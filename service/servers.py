@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ AWAY = (redis.ConnectionError, redis.TimeoutError, OSError)
 
 class ServerError(Exception):
     """A Redis that cannot be reached or must not be used. The message names the address and the remedy."""
+
+
+class UncheckedError(redis.ConnectionError):
+    """This run of the journal's server was not compared with the tables yet, so nobody uses it."""
 
 
 def client(url: str, timeout_s: float | None = 5.0) -> redis.Redis:
@@ -59,9 +64,18 @@ def check_journal(url: str, partitions: int) -> redis.Redis:
     return connection
 
 
-def checked_client(url: str, timeout_s: float, partitions: int) -> aioredis.Redis:
+def checked_client(
+    url: str,
+    timeout_s: float,
+    partitions: int,
+    compare: Callable[[], Awaitable[None]] | None = None,
+    empty: bool = False,
+) -> aioredis.Redis:
     """An asynchronous client of the journal that checks the same at every connect, because the server may have been started
     anew with other settings, or without its data. What does not fit is a ConnectionError: the journal counts as away.
+
+    compare: called before a run of the server is used that was not compared with the tables. empty: a server without any
+    state will do, for whoever appends nothing.
     """
 
     async def on_connect(connection: Any) -> None:
@@ -70,14 +84,70 @@ def checked_client(url: str, timeout_s: float, partitions: int) -> aioredis.Redi
             found = await _ask(connection, "CONFIG", "GET", setting)
             if found and _text(found[1]) != wanted:
                 raise redis.ConnectionError(f"the journal {complaint.format(found=_text(found[1]))}")
-        stored = await _ask(connection, "HGET", keys.META, "partitions")
-        if stored is None or _text(stored) != str(partitions):
-            raise redis.ConnectionError(f"the journal holds other state or none ({stored!r} partitions)")
+        state = await _ask(connection, "HMGET", keys.META, *STATE)
+        if empty and (state is None or state[1] is None):
+            return
+        _check_stored(state, partitions)
+        if compare is not None and not _same_run(await _ask(connection, "INFO", "server"), state[2]):
+            await compare()
 
     return aioredis.Redis.from_url(
         url, socket_timeout=timeout_s, socket_connect_timeout=1.0, retry=Retry(NoBackoff(), 0), protocol=2,
         redis_connect_func=on_connect,
     )  # fmt: skip
+
+
+def guarded_client(url: str, timeout_s: float | None, partitions: int, compare: Callable[[], None]) -> redis.Redis:
+    """A blocking client that calls `compare` before it uses a run of the server that was not compared with the tables."""
+
+    def ask(connection: Any, *words: str) -> Any:
+        connection.send_command(*words)
+        return connection.read_response()
+
+    def on_connect(connection: Any) -> None:
+        connection.on_connect()
+        state = ask(connection, "HMGET", keys.META, *STATE)
+        _check_stored(state, partitions)
+        try:
+            run = ask(connection, "INFO", "server")
+        except redis.ResponseError:
+            return  # a server that does not tell is trusted
+        if not _same_run(run, state[2]):
+            compare()
+
+    found = client(url, timeout_s)
+    found.connection_pool.connection_kwargs["redis_connect_func"] = on_connect
+    return found
+
+
+STATE = ("version", "partitions", "run")
+
+
+def _check_stored(state: Any, partitions: int) -> None:
+    """Raises ConnectionError if the server holds state of another version or other partitions, or none."""
+    if state is None or state[1] is None or _text(state[1]) != str(partitions):
+        raise redis.ConnectionError(f"the journal holds other state or none ({state and state[1]!r} partitions)")
+    if state[0] is not None and _text(state[0]) != str(keys.STATE_VERSION):
+        raise redis.ConnectionError(f"the journal holds state of version {_text(state[0])}, not {keys.STATE_VERSION}")
+
+
+def _same_run(info: Any, stored: Any) -> bool:
+    run = _run_of(_text(info)) if info is not None else ""
+    return not run or (stored is not None and _text(stored) == run)
+
+
+def _run_of(info: str) -> str:
+    found = info.partition("run_id:")[2].split(maxsplit=1)
+    return found[0] if found else ""
+
+
+def run_id(connection: redis.Redis) -> str:
+    """The name of this run of the server, another one after every start; "" where the server does not tell."""
+    try:
+        info: Any = connection.info("server")
+    except redis.ResponseError:
+        return ""
+    return _text(info.get("run_id", ""))
 
 
 async def _ask(connection: Any, *words: str) -> Any:

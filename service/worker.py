@@ -10,12 +10,13 @@ import dramatiq
 import redis
 from dramatiq import Worker
 
-from service import keys
+from service import epochs, keys
 from service.archive import actor as archive_actor
 from service.archive import tables
 from service.delivery import actor as delivery_actor
 from service.processes import when_told_to_end
-from service.servers import check_broker, check_journal, client
+from service.servers import check_broker, check_journal
+from service.scripts import Script
 from service.settings import Settings, make_writable
 from service.tracking import actor as tracking_actor
 from service.wakeups import ARCHIVE, DELIVERY, QUEUES, TRACKING, WORKER_TIMEOUT_MS, Wakeups, make_broker
@@ -77,7 +78,7 @@ def reconcile(
     stopping: threading.Event,
 ) -> None:
     """Look again and again for work that nobody was woken for: lost messages, dead actors, a broker that forgot."""
-    connection = client(settings.journal_url)
+    connection = epochs.journal_client(settings)
     complaint = ""
     while not stopping.is_set():
         try:
@@ -97,15 +98,6 @@ def reconcile(
 
 def forgotten(connection: redis.Redis, partitions: int) -> list[int]:
     """Partitions whose journal is ahead of tracking and that no actor holds."""
-    pipeline = connection.pipeline(transaction=False)
-    places = keys.partitions(partitions)
-    for place in places:
-        pipeline.hget(place.head, "seq")
-        pipeline.hget(place.tracked, "seq")
-        pipeline.exists(place.lease)
-    found = pipeline.execute()
-    return [
-        place.number
-        for place, head, tracked, held in zip(places, found[0::3], found[1::3], found[2::3], strict=True)
-        if int(head or 0) > int(tracked or 0) and not held
-    ]
+    names = [name for place in keys.partitions(partitions) for name in (place.head, place.tracked, place.lease)]
+    found: list[int] = Script(connection, "tracking/forgotten")(names, [])
+    return found

@@ -21,6 +21,7 @@ from service.archive.schemas import SCHEMAS, TABLE_VERSION
 TABLES = tuple(SCHEMAS)
 _MARK = "backtrack table {name}, version {version}"
 LOCK = ".upkeep.lock"
+ERASED_ROWS = "erased"  # application id of erasures
 
 # how Delta keeps its own log. Statistics only of columns that find rows and name nobody: those of the others would repeat
 # addresses and parameters in every commit, where nobody who erases a person would look for them.
@@ -128,12 +129,19 @@ def _locked(descriptor: int, deadline_s: float) -> bool:
             time.sleep(0.05)
 
 
-def replace(table: DeltaTable, rows: pa.Table, predicate: str) -> None:
-    """Put rows in the place of those that the predicate (SQL) finds, in one commit. Each has to fit the predicate itself.
+def replace(table: DeltaTable, rows: pa.Table, predicate: str, erased: int) -> None:
+    """Put blanked rows in the place of those that the predicate (SQL) finds, in one commit. Each has to fit it itself.
 
-    Raises CommitFailedError where anybody else wrote to the table meanwhile; nothing has happened then.
+    erased: stored with the commit, see `erased`. Raises CommitFailedError where anybody else wrote to the table meanwhile;
+    nothing has happened then.
     """
-    write_deltalake(table, rows, mode="overwrite", predicate=predicate)
+    properties = CommitProperties(app_transactions=[Transaction(ERASED_ROWS, erased)])
+    write_deltalake(table, rows, mode="overwrite", predicate=predicate, commit_properties=properties)
+
+
+def erased(table: DeltaTable | None) -> int:
+    """How many rows of the table were blanked since it began, so that a reader need not look for them; 0 for none."""
+    return 0 if table is None else table.transaction_version(ERASED_ROWS) or 0
 
 
 def files(root: Path, name: str) -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import redis
@@ -24,6 +24,7 @@ from service.archive.schemas import Attempt, attempt_row, decision_row, hit_row,
 from service.engine import Entry, Hit, Outcome, Postback
 from service.engine.parse import parameters
 from service.keys import Partition
+from service.scripts import Script
 
 log = logging.getLogger("backtrack.archive")
 
@@ -55,11 +56,18 @@ class Stream(msgspec.Struct, frozen=True):
     row: Callable[[int, int, int, Fields], Row]
 
 
+class LostError(GapError):
+    """Redis has less than the tables. A new epoch has to begin."""
+
+
 def _hits(partition: int, epoch: int, seq: int, fields: Fields) -> Row:
     raw = fields.get(b"h")
     hit = _hit(raw) if raw is not None else None
     entry = Entry(partition, epoch, seq, int(fields[b"t"]), hit, fields.get(b"r", b"").decode())
-    return hit_row(entry, parameters(hit) if hit is not None else {})
+    if b"e" not in fields:
+        return hit_row(entry, parameters(hit) if hit is not None else {})
+    facts = [fact.partition("=")[::2] for fact in fields[b"e"].decode().split()]
+    return hit_row(entry, {}) | {"kind": "epoch", "params": facts}
 
 
 # in the order of their appends: a decision comes after its postbacks, so a reader never sees a firing without them
@@ -79,6 +87,16 @@ STREAMS = (
     ),
 )  # fmt: skip
 CONTIGUOUS = frozenset({"hits", "postbacks", "attempts"})  # decisions skip the numbers of rulebook entries
+# what lies in Redis alone until it is archived; decisions and postbacks are made again out of the hits, the same ones
+ORIGINAL = frozenset({"hits", "attempts"})
+
+
+class Tracked(NamedTuple):
+    """How far tracking is in a partition: epoch and seq of the last decided entry, number of the last postback."""
+
+    epoch: int
+    seq: int
+    postbacks: int
 
 
 class Table:
@@ -101,13 +119,17 @@ class Archiver:
         self._places = keys.partitions(partitions)
         self._rows = rows
         self._tables: dict[str, Table] = {}
+        self._tell = Script(connection, "archive/note")
         self._noted = False
 
     def round(self) -> int:
         """Appends to each table what is new, then trims what is safe. Returns the number of rows written.
 
-        Decisions are taken up to where tracking was at the start: their postbacks are in the streams by then. Raises
-        GapError, TableError, and CommitFailedError where other writers win again and again; no later table is touched then.
+        Decisions are taken up to where tracking was at the start: their postbacks are in the streams by then. So are
+        postbacks: their hits are, and nothing in the tables ever follows from a hit that is not.
+
+        Raises GapError, LostError, TableError, and CommitFailedError where other writers win again and again; no later
+        table is touched then.
         """
         decided = self._tracked()
         written = 0
@@ -121,14 +143,19 @@ class Archiver:
             self._trim(decided)
         return written
 
-    def _tracked(self) -> list[tuple[int, int]]:
-        """Epoch and sequence of the last decided entry of each partition."""
-        pipeline = self._redis.pipeline(transaction=False)
+    def _tracked(self) -> list[Tracked]:
+        """How far tracking is in each partition, all of it at one moment."""
+        pipeline = self._redis.pipeline(transaction=True)
         for place in self._places:
             pipeline.hmget(place.tracked, "epoch", "seq")
-        return [(int(epoch or 1), int(seq or 0)) for epoch, seq in pipeline.execute()]
+            pipeline.hget(place.head, "postbacks")
+        found = pipeline.execute()
+        return [
+            Tracked(int(epoch or 1), int(seq or 0), int(postbacks or 0))
+            for (epoch, seq), postbacks in zip(found[0::2], found[1::2], strict=True)
+        ]
 
-    def _append(self, stream: Stream, decided: list[tuple[int, int]]) -> int:
+    def _append(self, stream: Stream, decided: list[Tracked]) -> int:
         """Number of rows appended. What was known of the table may be old, so it is read anew before anything is wrong."""
         for tries_left in reversed(range(TRIES)):
             fresh = stream.table not in self._tables
@@ -156,47 +183,55 @@ class Archiver:
         return self._tables[name]
 
     def _collect(
-        self, stream: Stream, known: Table, decided: list[tuple[int, int]]
+        self, stream: Stream, known: Table, decided: list[Tracked]
     ) -> tuple[list[Row], dict[int, tuple[int, int]]]:
         """New rows of all partitions, and the id that each partition reaches with them."""
         pipeline = self._redis.pipeline(transaction=False)
-        for place, (_, last), (epoch, seq) in zip(self._places, known.done, decided, strict=True):
-            end = f"{epoch}-{seq}" if stream.table == "decisions" else "+"
+        for place, (_, last), tracked in zip(self._places, known.done, decided, strict=True):
+            ends = {"decisions": f"{tracked.epoch}-{tracked.seq}", "postbacks": f"1-{tracked.postbacks}"}
+            end = ends.get(stream.table, "+")
             pipeline.hget(*stream.end(place))
             pipeline.xrange(stream.key(place), min=f"1-{last + 1}", max=end, count=self._rows)
         found = pipeline.execute()
         rows: list[Row] = []
         reached: dict[int, tuple[int, int]] = {}
         for place, (_, last), end, items in zip(self._places, known.done, found[0::2], found[1::2], strict=True):
-            _check_not_lost(stream.table, place.number, last, int(end or 0))
+            if stream.table in ORIGINAL or (stream.table == "postbacks" and self._all_decided(place, decided)):
+                _check_not_lost(stream.table, place.number, last, int(end or 0))
             new = [item for item in ((_place_of(i), f) for i, f in items) if item[0][1] > last]
             if not new:
                 continue
             if stream.table in CONTIGUOUS:
-                _check_contiguous(stream.table, place.number, last, [number for (_, number), _ in new])
+                _check_contiguous(stream.table, place.number, last, new)
             rows += [stream.row(place.number, epoch, number, fields) for (epoch, number), fields in new]
             reached[place.number] = new[-1][0]
         return rows, reached
 
+    def _all_decided(self, place: Partition, decided: list[Tracked]) -> bool:
+        """Whether tracking has been where the table of hits ends, so that no stored postback is still to be made again."""
+        return decided[place.number].seq >= self._table("hits").done[place.number][1]
+
     def _note(self) -> None:
         """Say in Redis how far the tables are, for whoever wants to know without opening them."""
-        reached: dict[Any, Any] = {
-            app_id(name, number): str(last)
+        reached: list[Any] = [
+            part
             for name, known in self._tables.items()
             for number, (_, last) in enumerate(known.done)
             if last
-        }
+            for part in (app_id(name, number), last)
+        ]
         if reached:
-            self._redis.hset(keys.ARCHIVED, mapping=reached)
+            self._tell([keys.ARCHIVED, keys.META], [0 if self._noted else 1, *reached])
         self._noted = True
 
-    def _trim(self, decided: list[tuple[int, int]]) -> None:
+    def _trim(self, decided: list[Tracked]) -> None:
         """The journal behind tracking and archive, the other streams behind the archive; never beyond."""
         pipeline = self._redis.pipeline(transaction=False)
         for place, tracked in zip(self._places, decided, strict=True):
             for stream in STREAMS:
                 reached = self._table(stream.table).done[place.number]
-                epoch, number = min(reached, tracked, key=lambda at: at[1]) if stream.table == "hits" else reached
+                decided_to = tracked.epoch, tracked.seq
+                epoch, number = min(reached, decided_to, key=lambda at: at[1]) if stream.table == "hits" else reached
                 if number:
                     pipeline.xtrim(stream.key(place), minid=f"{epoch}-{number + 1}", approximate=True)
         pipeline.execute()
@@ -212,14 +247,18 @@ def _place_of(item_id: bytes) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def _check_contiguous(name: str, partition: int, last: int, numbers: Sequence[int]) -> None:
-    if numbers[0] != last + 1 or numbers[-1] - numbers[0] != len(numbers) - 1:
-        raise GapError(f"{name}, partition {partition}: the table ends at {last}, the stream goes on at {numbers[0]}")
+def _check_contiguous(name: str, partition: int, last: int, items: Sequence[tuple[tuple[int, int], Fields]]) -> None:
+    """Raises GapError for a number that is missing, unless the entry behind it says that a new epoch began there."""
+    before = last
+    for (_, number), fields in items:
+        if number != before + 1 and b"e" not in fields:
+            raise GapError(f"{name}, partition {partition}: the table ends at {last}, the stream goes on at {number}")
+        before = number
 
 
 def _check_not_lost(name: str, partition: int, last: int, end: int) -> None:
     if end < last:
-        raise GapError(
+        raise LostError(
             f"{name}, partition {partition}: the table ends at {last}, the stream at {end}; "
-            "the journal's Redis has lost data, restore its append-only file"
+            "the journal's Redis has lost data, a new epoch has to begin"
         )

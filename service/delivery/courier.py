@@ -12,10 +12,8 @@ from typing import Any
 
 import msgspec
 import redis.asyncio as aioredis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from service import keys
+from service import epochs, keys
 from service.archive.schemas import Attempt
 from service.delivery.due import Done, DueIndex, Taken
 from service.delivery.health import Health
@@ -31,7 +29,7 @@ from service.settings import Settings
 log = logging.getLogger("backtrack.delivery")
 
 LEASE_MARGIN_MS = 5_000
-WAIT_MS = 200
+WAIT_MS = 1_000  # for what no stream tells of: retries that another courier has put off, resends
 WAIT_FOR_ROOM_MS = 20  # while somebody waits in a room whose recipient can be called
 LOOK_EVERY_S = 0.1
 FOLLOW_EVERY_S = 1.0
@@ -53,9 +51,7 @@ class Courier:
         self._settings = settings
         self._stopping = stopping
         self._places = (*keys.partitions(settings.partitions), keys.OPERATOR)
-        self._redis: aioredis.Redis = aioredis.Redis.from_url(
-            settings.journal_url, socket_timeout=30, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0), protocol=2
-        )
+        self._redis: aioredis.Redis = epochs.async_journal_client(settings, 30, empty=True)
         self._due = DueIndex(self._redis, self._places)
         self._methods = methods or methods_of(settings)
         self._health = Health(self._redis, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
@@ -10,10 +11,10 @@ from typing import Any, TypeVar
 import redis.asyncio as aioredis
 from redis.exceptions import NoScriptError, RedisError
 
-from service import keys
+from service import epochs, keys
 from service.intake.batch import Batch, SpooledBatch
 from service.scripts import script_text
-from service.servers import checked_client
+from service.servers import client, is_away
 from service.settings import Settings
 
 log = logging.getLogger("backtrack.intake")
@@ -33,9 +34,10 @@ class Appender:
         self._keys = keys.partitions(settings.partitions)
         self._script = script_text("intake/append")
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
-        self.connection: aioredis.Redis = checked_client(
-            settings.journal_url, settings.journal_timeout_ms / 1000, settings.partitions
-        )
+        self._settings = settings
+        self.connection: aioredis.Redis = epochs.async_journal_client(settings, settings.journal_timeout_ms / 1000)
+        self._known: dict[int, tuple[int, int]] = {}  # partition -> epoch and seq of the last entry that has an answer
+        self._complaints: dict[int, str] = {}
         self.away = ""
 
     async def append(self, batches: Sequence[_AnyBatch]) -> list[_AnyBatch]:
@@ -45,27 +47,55 @@ class Appender:
         except (TimeoutError, RedisError, OSError) as error:
             self._note_away(error)
             return list(batches)
-        left, woken = [], []
+        left, woken, lost = [], [], False
         for batch, answer in zip(batches, answers, strict=True):
             if isinstance(answer, Exception):
-                self._note_away(answer)
+                lost = self._note_refusal(batch.partition, answer) or lost
                 left.append(batch)
-            elif answer[2]:
+                continue
+            self._complaints.pop(batch.partition, None)
+            if answer[1]:
+                self._known[batch.partition] = int(answer[3]), answer[1]
+            if answer[2]:
                 woken.append(batch.partition)
         if woken:
             self._wake(woken)
-        if not left:
+        if lost:
+            await self._tell_what_is_lost()
+        if len(left) < len(batches):
             self._note_back()
         return left
+
+    def _note_refusal(self, partition: int, error: Exception) -> bool:
+        """What one partition does not take is its own affair, unless the whole server is away. True if entries are lost."""
+        if is_away(error):
+            self._note_away(error)
+        elif self._complaints.get(partition) != str(error):
+            log.error("partition %d takes nothing, its hits go to the spool: %s", partition, error)
+            self._complaints[partition] = str(error)
+        return str(error).startswith("LOST")
+
+    async def _tell_what_is_lost(self) -> None:
+        """The server has forgotten what we have answers for: a new epoch has to begin before anything is appended."""
+
+        def compare() -> None:
+            with client(self._settings.journal_url, 30) as connection:
+                epochs.compare(connection, self._settings.partitions, self._settings.tables_path, dict(self._known))
+
+        try:
+            await asyncio.to_thread(compare)
+        except Exception as error:
+            log.error("the journal has lost entries and cannot be compared with the tables: %s", error)
 
     async def _run(self, batches: Sequence[_AnyBatch]) -> list[Any]:
         for _ in range(2):
             pipeline = self.connection.pipeline(transaction=False)
             for batch in batches:
                 names = self._keys[batch.partition]
+                known = self._known.get(batch.partition)
                 pipeline.evalsha(
-                    self._sha, 4, names.journal, names.head, names.writers, names.wake,
-                    batch.writer, batch.counter, *batch.args,
+                    self._sha, 5, names.journal, names.head, names.writers, names.wake, names.kept,
+                    batch.writer, batch.counter, *batch.args, *([f"{known[0]}-{known[1]}"] if known else ()),
                 )  # fmt: skip
             answers = await pipeline.execute(raise_on_error=False)
             if not any(isinstance(answer, NoScriptError) for answer in answers):

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import dramatiq
 import redis
 
-from service import keys
+from service import epochs, keys
 from service.rulebooks import Shelf
-from service.servers import client, is_away
+from service.servers import is_away
 from service.settings import Settings
 from service.tracking.tracker import FencedError, Tracker
 from service.wakeups import TRACKING, Wakeups
@@ -20,8 +20,8 @@ log = logging.getLogger("backtrack.tracking")
 
 def register(broker: dramatiq.Broker, settings: Settings, wakeups: Wakeups, stopping: Callable[[], bool]) -> None:
     """Make the actor `track` known to a worker's broker."""
-    connection = client(settings.journal_url, timeout_s=30)
-    shelf = Shelf(connection)
+    connection = epochs.journal_client(settings, timeout_s=30)
+    shelf = Shelf(connection, settings.tables_path)
     places = keys.partitions(settings.partitions)
 
     def track(partition: int) -> None:

@@ -1,5 +1,5 @@
 -- Writes what one batch of decisions leaves behind, all of it or nothing: every check stands before the first write.
--- KEYS: fence, lease, tracked, head, owners, visitors, txids, caps, counts, decisions, postbacks, promises, due
+-- KEYS: fence, lease, tracked, head, owners, visitors, txids, caps, counts, decisions, postbacks, promises, due, settled, tries, dead, ended
 -- ARGV: fence, lease_ms, seq before, epoch after, seq after, rulebook id, time_us, then seven lists, each with its length first:
 --   owners (key, visitor), visitors (id, visitor), dropped visitors (id), txids (key, time), caps (key, count),
 --   counts (field, increment), decisions (stream id, outcome), postbacks (id, due_us or 0, postback)
@@ -33,13 +33,26 @@ each(2, put(KEYS[8]))
 each(2, function(i) redis.pcall('HINCRBY', KEYS[9], ARGV[i], ARGV[i + 1]) end)
 each(2, function(i) redis.call('XADD', KEYS[10], ARGV[i], 'd', ARGV[i + 1]) end)
 local n = tonumber(redis.call('HGET', KEYS[4], 'postbacks') or '0')
+-- after Redis came back without its end, a postback is promised once more, and the tables know what became of it
+local recalled = redis.call('EXISTS', KEYS[14]) == 1
+local function promise(id, due, postback)
+  local state, tries, moment = string.match(recalled and redis.call('HGET', KEYS[14], id) or '', '(%a+) (%d+) (%d+)')
+  if state == 'delivered' then return end
+  redis.call('HSET', KEYS[12], id, postback)
+  if state == nil then
+    redis.call('ZADD', KEYS[13], due, id)
+  elseif state == 'due' then
+    redis.call('HSET', KEYS[15], id, tries)
+    redis.call('ZADD', KEYS[13], moment, id)
+  else
+    redis.call('ZADD', KEYS[16], moment, id)
+    redis.call('HSET', KEYS[17], id, tries .. ' ' .. state)
+  end
+end
 each(3, function(i)
   n = n + 1
   redis.call('XADD', KEYS[11], '1-' .. string.format('%.0f', n), 'p', ARGV[i + 2])
-  if ARGV[i + 1] ~= '0' then
-    redis.call('HSET', KEYS[12], ARGV[i], ARGV[i + 2])
-    redis.call('ZADD', KEYS[13], ARGV[i + 1], ARGV[i])
-  end
+  if ARGV[i + 1] ~= '0' then promise(ARGV[i], ARGV[i + 1], ARGV[i + 2]) end
 end)
 redis.call('HSET', KEYS[4], 'postbacks', string.format('%.0f', n))
 redis.call('HSET', KEYS[3], 'epoch', ARGV[4], 'seq', ARGV[5], 'rulebook', ARGV[6], 'time', ARGV[7])

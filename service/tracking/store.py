@@ -91,7 +91,8 @@ def commit_keys(place: Partition) -> list[str]:
     """The keys of the commit script."""
     return [
         place.fence, place.lease, place.tracked, place.head, place.owners, place.visitors, place.txids, place.caps,
-        place.counts, place.decisions, place.postbacks, place.promises, place.due,
+        place.counts, place.decisions, place.postbacks, place.promises, place.due, place.settled, place.tries, place.dead,
+        place.ended,
     ]  # fmt: skip
 
 

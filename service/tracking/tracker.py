@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import redis
 
+from service.archive import past
 from service.engine import EMPTY, Entry, Hit, Outcome, Rulebook, parse, process
 from service.keys import Partition
 from service.rulebooks import Shelf
@@ -21,6 +22,7 @@ log = logging.getLogger("backtrack.tracking")
 
 _hit = msgspec.msgpack.Decoder(Hit).decode
 
+PAST_ENTRIES = 5_000  # read from the tables at a time
 MAX_TURN_S = 60.0  # then the actor makes room and wakes a successor, so that no time limit ever cuts it off
 
 
@@ -64,8 +66,7 @@ class Tracker:
             entries = (self._read(block_ms=0) if more else []) or self._linger()
             more = not 0 < len(entries) < self._settings.batch_hits  # a short read was the end of the journal
             if entries:
-                for run in _runs(entries, self._settings.batch_bytes):
-                    self._decide(run)
+                self._decide_all(entries)
             elif self._give_back():
                 return False
         if self._give_back():
@@ -129,6 +130,26 @@ class Tracker:
 
     # deciding
 
+    def _decide_all(self, entries: Sequence[Entry]) -> None:
+        for run in _runs(entries, self._settings.batch_bytes):
+            if run[0].epoch > self._epoch:
+                self._decide_past(run[0])
+            self._decide(run)
+
+    def _decide_past(self, first: Entry) -> None:
+        """Decide what lies before the first entry of a new epoch and is in the tables alone, since Redis has lost it.
+
+        State and postbacks are as they were then, so the outcomes are those that were stored. Some may be nowhere.
+        """
+        after = self._seq
+        while after + 1 < first.seq:
+            to = min(after + PAST_ENTRIES, first.seq - 1)
+            entries = past.entries(self._settings.tables_path, self._place.number, after, to)
+            self._renew()
+            for run in _runs(entries, self._settings.batch_bytes):
+                self._decide(run)
+            after = to
+
     def _decide(self, entries: Sequence[Entry]) -> None:
         """One run of entries under one rulebook; a rulebook entry comes alone."""
         first = entries[0]
@@ -164,7 +185,7 @@ class Tracker:
                 log.error("engine error at partition %d seq %d: %s", self._place.number, outcome.seq, outcome.detail)
 
 
-def _runs(entries: list[Entry], most_bytes: int) -> list[list[Entry]]:
+def _runs(entries: Sequence[Entry], most_bytes: int) -> list[list[Entry]]:
     """Entries cut at every rulebook, which stands alone, and where a commit would become too large."""
     runs: list[list[Entry]] = []
     size = 0

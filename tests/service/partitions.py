@@ -91,7 +91,7 @@ def store(connection: redis.Redis, partition: int, hits: Iterable[Hit], writer: 
     args: list[Any] = [writer, int(last or 0) + 1]
     for hit in hits:
         args += [hit.received_at_us, msgspec.msgpack.encode(hit)]
-    Script(connection, "intake/append")([place.journal, place.head, place.writers, place.wake], args)
+    Script(connection, "intake/append")([place.journal, place.head, place.writers, place.wake, place.kept], args)
 
 
 def store_all(connection: redis.Redis, hits: Iterable[Hit], rules: str = RULES, partitions: int = 16) -> None:

@@ -93,12 +93,12 @@ def test_a_key_of_the_wrong_type_stops_it_before_anything_is_written(
 ) -> None:
     # given one partition that is broken
     connection.set(getattr(keys.Partition(11), name), "?")
-    before = contents(connection)
+    before = contents(connection, [keys.META])
     # when a rulebook is published
     with pytest.raises(redis.ResponseError, match="TYPE of bt:11:"):
         put(connection, settings, RULES)
     # then no partition has it
-    assert contents(connection) == before
+    assert contents(connection, [keys.META]) == before
     # and when it is put right, it can be published
     connection.delete(getattr(keys.Partition(11), name))
     assert put(connection, settings, RULES)[1]
