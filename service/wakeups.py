@@ -17,13 +17,23 @@ log = logging.getLogger("backtrack.wakeups")
 
 TRACKING, DELIVERY, ARCHIVE = "tracking", "delivery", "archive"
 QUEUES = (TRACKING, DELIVERY, ARCHIVE)
-WORKER_TIMEOUT_MS = 50
+WORKER_TIMEOUT_MS = 80
+# one who is at work finds new work without being woken: the courier for hours, the archive always
+RARE_POLL_MS = {DELIVERY: 500, ARCHIVE: 500}
 TIME_LIMIT_MS = 600_000
+
+
+class Broker(RedisBroker):  # type: ignore[misc]
+    """The broker, asked more rarely where nobody waits for the answer: every poll costs two processes."""
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Any:
+        """What takes messages from a queue. timeout: milliseconds between polls while none comes."""
+        return super().consume(queue_name, prefetch, RARE_POLL_MS.get(queue_name, timeout))
 
 
 def make_broker(settings: Settings) -> RedisBroker:
     """The broker. A worker's death is noticed within seconds: every poll does the maintenance, heartbeats are short."""
-    return RedisBroker(
+    return Broker(
         client=client(settings.broker_url),  # with time limits: a broker that hangs must hold up nobody
         namespace="backtrack",
         maintenance_chance=1_000_000,

@@ -15,8 +15,8 @@ from service.archive import actor as archive_actor
 from service.archive import tables
 from service.delivery import actor as delivery_actor
 from service.processes import when_told_to_end
-from service.servers import check_broker, check_journal
 from service.scripts import Script
+from service.servers import check_broker, check_journal
 from service.settings import Settings, make_writable
 from service.tracking import actor as tracking_actor
 from service.wakeups import ARCHIVE, DELIVERY, QUEUES, TRACKING, WORKER_TIMEOUT_MS, Wakeups, make_broker
