@@ -27,8 +27,8 @@ LATE_S = 3_600  # for how long a try of a postback that was delivered meanwhile 
 class Taken(msgspec.Struct, frozen=True, gc=False):
     """A postback that was taken for delivery.
 
-    number: of the try. first: lowest number that nobody recorded; below `number` if earlier deliveries never settled. base: tries
-    before the last resend, from which on the ladder begins anew. token: what marks it as ours.
+    number: of the try. first: lowest number that nobody recorded; below `number` if earlier deliveries never settled. base:
+    tries before the last resend, from which on the ladder begins anew. token: what marks it as ours.
     """
 
     place: Partition

@@ -1,4 +1,4 @@
-"""How recipients are doing: runs of failures pause one, probes reopen it. Shared by all workers, kept in the journal's Redis."""
+"""How recipients are doing: runs of failures pause one, probes reopen it. All workers share it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Who may be called now: no recipient gets more than its share, and who hangs holds up nobody else.
 
-A failure halves a recipient's share, a success gives one call back; after a pause it begins with one. A call that is under way for longer than a second is slow; slow calls take no place from others until there are very many.
+A failure halves a recipient's share, a success gives one call back; after a pause it begins with one. A call that is under
+way for longer than a second is slow; slow calls take no place from others until there are very many.
 """
 
 from __future__ import annotations
