@@ -1,0 +1,1 @@
+"""What the benchmarks of the live path share: the processes, the requests and the senders."""

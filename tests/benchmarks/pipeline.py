@@ -1,0 +1,133 @@
+"""How fast hits are decided, and how long until the partner hears: `python -m tests.benchmarks pipeline [--json]`.
+
+`tracking_hits_per_s`: one worker process over a journal that holds HITS hits of three clients of the sample rulebook,
+from the first tenth decided to the last hit; the median of three fillings. `tracking_cpu_ms_per_1000`: processor
+milliseconds per 1,000 hits of worker and journal, on a shared machine the steadier figures. Then web, worker (all
+queues) and both servers run, and every hit fires one webhook. `idle_worker_share` is what the worker takes of a core
+while nothing happens. `at_200` and `at_1000` hold `p50_ms`, `p95_ms`, `p99_ms`, `max_ms` from the moment a request was
+due to the arrival of its webhook at the partner, `ack_p95_ms` to the answer of the intake, `lost` webhooks, and the
+share of a core of each process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from service import keys
+from service.servers import client, free_port
+from tests.benchmarks.live import filling, paced
+from tests.benchmarks.live.stack import RULES, TRACKER, WEB, WORKER, Stack, run_json, stack
+
+HITS = 60_000
+FILLINGS = 3
+SECONDS = 15.0
+IDLE_S = 10.0
+RATES = (200, 1_000)
+TRACKING_TIMEOUT_S = 120.0
+Figures = dict[str, Any]
+
+
+def tracking(hits: int) -> Figures:
+    """One worker over a filled journal."""
+    with (
+        tempfile.TemporaryDirectory(prefix="backtrack-bench-") as folder,
+        stack(Path(folder), RULES.read_text(encoding="utf-8")) as running,
+    ):
+        filling.fill(running.settings, hits)
+        running.start("worker", TRACKER)
+        started = _decided(running, hits // 10)
+        before = {name: running.cpu_s(name) for name in ("worker", "journal")}
+        ended = _decided(running, hits)
+        counted = ended[1] - started[1]
+        cpu_s = {name: running.cpu_s(name) - busy_s for name, busy_s in before.items()}
+    return {
+        "hits_per_s": counted / (ended[0] - started[0]),
+        **{name: busy_s * 1e6 / counted for name, busy_s in cpu_s.items()},
+    }
+
+
+def _decided(running: Stack, wanted: int) -> tuple[float, int]:
+    """When so many hits were decided, and how many that were."""
+    deadline = time.monotonic() + TRACKING_TIMEOUT_S
+    places = keys.partitions(running.settings.partitions)
+    with client(running.settings.journal_url) as connection:
+        while time.monotonic() < deadline:
+            pipeline = connection.pipeline(transaction=False)
+            for place in places:
+                pipeline.hget(place.tracked, "seq")
+            now_s, count = time.perf_counter(), sum(int(seq or 0) for seq in pipeline.execute())
+            if count >= wanted:
+                return now_s, count
+            time.sleep(0.02)
+    raise TimeoutError(f"{wanted} hits are not decided after {TRACKING_TIMEOUT_S:.0f} s; see the worker's log")
+
+
+def latency(seconds: float) -> Figures:
+    """The whole road at every rate, and an idle worker before."""
+    partner_port = free_port()
+    found: Figures = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="backtrack-bench-") as folder,
+        stack(Path(folder), paced.rules(partner_port)) as running,
+    ):
+        running.start("web", WEB)
+        running.start("worker", WORKER)
+        running.wait_ready(running.settings.port)
+        run_json(f"tests.benchmarks.live.paced {running.settings.port} {partner_port} 50 1")
+        found["idle_worker_share"] = idle(running)
+        for rate in RATES:
+            before = {name: running.cpu_s(name) for name in running.processes}
+            started = time.perf_counter()
+            run = run_json(f"tests.benchmarks.live.paced {running.settings.port} {partner_port} {rate} {seconds}")
+            took = time.perf_counter() - started
+            run["lost"] = run.pop("sent") - run.pop("arrived")
+            run["share_of_a_core"] = {
+                name: round((running.cpu_s(name) - busy_s) / took, 2) for name, busy_s in before.items()
+            }
+            found[f"at_{rate}"] = run
+    return found
+
+
+def idle(running: Stack) -> float:
+    """Share of a core that a worker takes when nothing is to be done, once its actors have given back what they held."""
+    time.sleep(running.settings.linger_ms / 1000 + 1)
+    before = running.cpu_s("worker")
+    time.sleep(IDLE_S)
+    return round((running.cpu_s("worker") - before) / IDLE_S, 3)
+
+
+def measure(hits: int, seconds: float) -> Figures:
+    """All figures."""
+    runs = [tracking(hits) for _ in range(FILLINGS)]
+    return {
+        "tracking_hits_per_s": round(statistics.median(run["hits_per_s"] for run in runs)),
+        "tracking_cpu_ms_per_1000": {
+            name: round(statistics.median(run[name] for run in runs), 1) for name in ("worker", "journal")
+        },
+        **latency(seconds),
+    }
+
+
+def main() -> None:
+    """Print the figures."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--json", action="store_true", help="one JSON document and nothing else")
+    arguments.add_argument("--hits", type=int, default=HITS, help="hits in the journal that the worker decides")
+    arguments.add_argument("--seconds", type=float, default=SECONDS, help="length of the run at each rate")
+    chosen = arguments.parse_args()
+    figures = measure(chosen.hits, chosen.seconds)
+    if chosen.json:
+        print(json.dumps(figures))
+    else:
+        for name, value in figures.items():
+            print(f"{name:26}{value}")
+
+
+if __name__ == "__main__":
+    main()
