@@ -1,7 +1,7 @@
 """From a request of a foreign log to the hit that the same visitor would have sent to the intake.
 
 What is made up is made up visibly: the query carries the reserved names that an intake request would have, `path`,
-`status`, `method` and `referrer_host` as custom parameters, and behind them the request's own parameters.
+`status`, `method`, `referrer_host` and (of a virtual host) `host` as custom parameters, and behind them the request's own parameters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from service.engine import Hit
 from service.engine.model import RESERVED
 from service.engine.parse import EVENT_NAME, MAX_VALUE
 
-MADE_UP = ("path", "status", "method", "referrer_host")
+MADE_UP = ("path", "status", "method", "referrer_host", "host")
 _TAKEN = frozenset((*RESERVED, *MADE_UP))
 
 Events = Mapping[str, str] | Iterable[tuple[str, str]]
@@ -42,16 +42,25 @@ class Naming:
 
     def event_of(self, line: ParsedLine, path: str) -> str:
         """The event of a request; path: as `text_of` reads it."""
-        if line.status >= 400:
+        return self.event_named(path, line.method, line.status, _FEED_QUERY.search(line.query) is not None)
+
+    @property
+    def own(self) -> bool:
+        """Whether there are own rules."""
+        return bool(self._rules)
+
+    def event_named(self, path: str, asked: str, status: int, feed: bool) -> str:
+        """The event of a request. asked: its method; feed: whether the query asks for one."""
+        if status >= 400:
             return "error"
         for name, method, pattern in self._rules:
-            if method in ("", line.method) and pattern.search(path):
+            if method in ("", asked) and pattern.search(path):
                 return name
-        if line.method in ("POST", "PUT", "PATCH", "DELETE"):
+        if asked in ("POST", "PUT", "PATCH", "DELETE"):
             return "submit"
-        if line.method not in ("GET", "HEAD") or line.status < 200:
+        if asked not in ("GET", "HEAD") or status < 200:
             return "other"
-        if _FEED_QUERY.search(line.query):
+        if feed:
             return "feed"
         return next((name for name, pattern in _BUILT_IN if pattern.search(path)), "pageview")
 
@@ -96,6 +105,8 @@ def hit_of(line: ParsedLine, hit_id: str, client: str, naming: Naming) -> Hit:
     host = host_of(line.referrer)
     if host:
         made_up["referrer_host"] = host[:MAX_VALUE]
+    if line.host:
+        made_up["host"] = line.host[:MAX_VALUE]
     query = "&".join(f"{name}={quote_plus(value, safe='/')}" for name, value in made_up.items()).encode()
     if line.query:
         query += b"&" + own_query(line.query)

@@ -8,20 +8,24 @@ line that does not fit it is looked at twice, to say what is wrong with it.
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import msgspec
+import pyarrow as pa
 
 from lab.log import LabError
 from service.engine.document import nearest
 
-_GZIP = b"\x1f\x8b"
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _HEAD_BYTES = 64 * 1024  # what is looked at to tell a text from anything else
 _MAX_LINE_BYTES = 64 * 1024
 
@@ -43,7 +47,7 @@ class ParsedLine(msgspec.Struct, frozen=True, gc=False):
     """One request of a foreign log.
 
     time_us: microseconds since 1970, UTC. target: as it was requested, unescaped. path, query: its two sides, without
-    scheme and host. protocol: "" if the line names none. status 0 and size 0: none. referrer, user_agent: "" if absent;
+    scheme and host. protocol: "" if the line names none. host: the virtual host, "" if the format has none. status 0 and size 0: none. referrer, user_agent: "" if absent;
     bytes in them that are no UTF-8 stay readable as \\xhh.
     """
 
@@ -59,6 +63,7 @@ class ParsedLine(msgspec.Struct, frozen=True, gc=False):
     size: int
     referrer: str
     user_agent: str
+    host: str = ""
 
 
 class RejectedLine(msgspec.Struct, frozen=True, gc=False):
@@ -78,15 +83,22 @@ _OPEN = re.compile(
 
 
 class Format(msgspec.Struct, frozen=True):
-    """A format of access logs: its name, a sample line and the pattern of a whole line."""
+    """A format of access logs: its name and a sample line.
+
+    pattern: of a whole line, unless `read` reads a line in a way of its own. quotes: how many a plain line has, where lines
+    can be taken apart as columns, see `lab.blocks`; 0 where they cannot. host_first: the virtual host stands in front.
+    """
 
     name: str
     sample: str
-    pattern: re.Pattern[bytes]
+    pattern: re.Pattern[bytes] | None = None
+    quotes: int = 0
+    host_first: bool = False
+    read: Callable[[bytes], ParsedLine | RejectedLine] | None = None
 
 
-def _format(name: str, sample: str, pattern: bytes) -> Format:
-    return Format(name, sample, re.compile(pattern, re.DOTALL))
+def _format(name: str, sample: str, pattern: bytes, quotes: int, host_first: bool = False) -> Format:
+    return Format(name, sample, re.compile(pattern, re.DOTALL), quotes, host_first)
 
 
 FORMATS: dict[str, Format] = {
@@ -96,11 +108,20 @@ FORMATS: dict[str, Format] = {
             "combined",
             '192.0.2.7 - - [17/May/2015:10:05:03 +0000] "GET /a?b=c HTTP/1.1" 200 512 "http://x.example/" "Mozilla/5.0"',
             _COMMON + rb" " + _QUOTED + rb" " + _QUOTED,
+            6,
         ),
         _format(
             "common",
             '192.0.2.7 - frank [10/Oct/2000:13:55:36 -0700] "GET /apache_pb.gif HTTP/1.0" 200 2326',
             _COMMON,
+            2,
+        ),
+        _format(
+            "vhost_combined",
+            'shop.example:443 192.0.2.7 - - [17/May/2015:10:05:03 +0000] "GET /a HTTP/1.1" 200 512 "-" "Mozilla/5.0"',
+            rb"(\S+) " + _COMMON + rb" " + _QUOTED + rb" " + _QUOTED,
+            0,
+            True,
         ),
     )
 }
@@ -118,10 +139,14 @@ def parse_line(line: bytes, form: Format) -> ParsedLine | RejectedLine:
     line = line.rstrip(b"\r\n")
     if len(line) > _MAX_LINE_BYTES:
         return RejectedLine(LineReason.LINE_TOO_LONG)
+    if form.read is not None:
+        return form.read(line) if line.strip() else RejectedLine(LineReason.EMPTY_LINE)
+    assert form.pattern is not None
     found = form.pattern.fullmatch(line)
     if found is None:
-        return RejectedLine(_what_is_wrong(line, form))
-    address, user, day, hour, minute, second, zone, request, status, size, *more = found.groups()
+        return RejectedLine(_what_is_wrong(line, form.pattern))
+    host, *groups = found.groups() if form.host_first else (b"", *found.groups())
+    address, user, day, hour, minute, second, zone, request, status, size, *more = groups
     midnight_s = _midnight_s(day, zone)
     if midnight_s is None:
         return RejectedLine(LineReason.BAD_TIME)
@@ -142,22 +167,37 @@ def parse_line(line: bytes, form: Format) -> ParsedLine | RejectedLine:
         0 if status == b"-" else int(status),
         0 if size == b"-" else int(size),
         *([_present(field) for field in more] or ("", "")),
+        host_name(_text(host)),
     )
 
 
-def lines_of(path: Path) -> Iterator[bytes]:
-    """The raw lines of a file, each with its line end if it has one; unpacked where the file is gzip.
+def host_name(text: str) -> str:
+    """A host in lower case without its port; "" for `-`."""
+    return "" if text == "-" else _PORT.sub("", text).lower()
 
-    Raises LabError if the file cannot be read, is empty, is no text or is broken gzip.
+
+_PORT = re.compile(r":[0-9]{1,5}\Z")
+
+
+def lines_of(path: Path) -> Iterator[bytes]:
+    """The raw lines of a file, each with its line end if it has one; unpacked where the file is gzip or zstd.
+
+    Raises LabError if the file cannot be read, is empty, is no text or is broken.
     """
+    with opened(path) as file:
+        yield from file
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A log file to read from its beginning, unpacked where it is gzip or zstd. Raises as `lines_of`, while it is read too."""
     try:
         with path.open("rb") as raw:
-            packed = raw.read(2) == _GZIP
-        with gzip.open(path, "rb") if packed else path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-            _check_head(path, head)
-            file.seek(0)
-            yield from file
+            magic = raw.read(4)
+        with _unpacked(path, magic) as file:
+            _check_head(path, file.read(_HEAD_BYTES))
+        with _unpacked(path, magic) as file:
+            yield file
     except FileNotFoundError:
         raise LabError(f"{path} does not exist; give the path of an access log") from None
     except IsADirectoryError:
@@ -165,7 +205,26 @@ def lines_of(path: Path) -> Iterator[bytes]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise LabError(f"{path} is broken gzip ({error}); unpack what can be saved and import that") from None
     except OSError as error:
+        if magic_is_zstd(path):
+            raise LabError(f"{path} is broken zstd ({error}); unpack what can be saved and import that") from None
         raise LabError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def magic_is_zstd(path: Path) -> bool:
+    """Whether a file begins as zstd does."""
+    try:
+        with path.open("rb") as raw:
+            return raw.read(4) == _ZSTD
+    except OSError:
+        return False
+
+
+def _unpacked(path: Path, magic: bytes) -> BinaryIO:
+    if magic[:2] == _GZIP:
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    if magic == _ZSTD:
+        return io.BufferedReader(cast(io.RawIOBase, pa.input_stream(str(path), compression="zstd")), 1 << 20)
+    return path.open("rb")
 
 
 def _check_head(path: Path, head: bytes) -> None:
@@ -175,11 +234,11 @@ def _check_head(path: Path, head: bytes) -> None:
         raise LabError(f"{path} is no text (it holds NUL bytes); give an access log, plain or packed with gzip")
 
 
-def _what_is_wrong(line: bytes, form: Format) -> LineReason:
+def _what_is_wrong(line: bytes, pattern: re.Pattern[bytes]) -> LineReason:
     """Why a line does not fit the pattern of its format."""
     if not line.strip():
         return LineReason.EMPTY_LINE
-    if form.pattern.match(line):
+    if pattern.match(line):
         return LineReason.TRAILING_TEXT
     shaped = _ANY_TIME.match(line)
     if shaped and not re.fullmatch(_TIME, b"[" + shaped[1] + b"]"):

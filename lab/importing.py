@@ -6,15 +6,13 @@ Nothing is left half written: all tables are made in a hidden folder beside the 
 
 from __future__ import annotations
 
-import hashlib
+import glob
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import click
 import msgspec
@@ -22,135 +20,121 @@ import pyarrow as pa
 from deltalake import write_deltalake
 from deltalake.exceptions import DeltaError
 
+from lab.blocks import Blocks, Rejected
 from lab.commands import one_line_errors
-from lab.foreign import Events, Naming, hit_of
-from lab.formats import FORMATS, Format, ParsedLine, RejectedLine, format_named, lines_of, parse_line
+from lab.decided import EPOCH, PARTITION, Deciding
+from lab.foreign import Events, Naming
+from lab.foreign_columns import with_hit
+from lab.formats import FORMATS, Format, ParsedLine, format_named, parse_line
 from lab.imported import ImportReport
 from lab.log import LabError
+from lab.placing import MEMORY_GB, Placing
 from lab.show import HELP, plural, progress, rich_table
-from service.archive.schemas import TABLE_VERSION, decision_row, hit_row, moment, rulebook_row, table
+from service.archive.schemas import TABLE_VERSION, hit_row, moment, rulebook_row, table
 from service.archive.tables import append
-from service.engine import Entry, Rulebook, RulebookError, State, load, process
-from service.engine.parse import parameters
+from service.engine import Entry, Rulebook, RulebookError, load
 
 Progress = Callable[[int, int], None]
 
-_PARTITION, _EPOCH = 0, 1
-_BATCH_ROWS = 20_000
 _REJECTED = pa.schema([("line", pa.int64()), ("reason", pa.string()), ("raw", pa.binary())])
 
 
 def import_log(
-    format: str, path: str | Path, out: str | Path, client: str = "site", events: Events | None = None,
-    progress: Progress | None = None,
+    format: str, path: str | Path | Sequence[str | Path], out: str | Path, client: str = "site",
+    events: Events | None = None, progress: Progress | None = None, memory_gb: float = MEMORY_GB,
 ) -> ImportReport:  # fmt: skip
-    """Make the tables of a log out of a foreign access log; the same file gives the same rows.
+    """Make the tables of a log out of a foreign access log; the same bytes give the same rows.
 
-    format: a name of `formats.FORMATS`. out: a folder that does not exist yet, or is empty. client: whose visitors they
-    are. events: see `foreign.Naming`. progress: called with (hits decided, hits in all).
-    Raises LabError for anything given that cannot be used; then nothing was written.
+    format: see `formats.format_named`. path: a file, plain, gzip or zstd; a pattern such as `logs/*.gz`; or several, which
+    are read as one log in the order of their names. out: a folder that does not exist yet, or is empty. client: whose
+    visitors they are. events: see `foreign.Naming`. progress: called with (hits decided, hits in all). memory_gb: what the
+    sorting may take before it writes to disk. Raises LabError for anything given that cannot be used; then nothing was
+    written.
     """
     started = perf_counter()
-    source, target = Path(path), Path(out)
+    sources, target = sources_of(path), Path(out)
     form, naming, rulebook = format_named(format), Naming(events), _rulebook_for(client)
     _check_free(target)
-    reading = _Reading(source, form)
-    if not reading.parsed:
-        raise LabError(_nothing_parsed(source, form, reading))
-    deciding = _Deciding(client, naming, rulebook, reading)
-    with _staged(target) as folder:
+    source = str(path) if isinstance(path, str | Path) else ", ".join(map(str, path))
+    with _staged(target) as folder, Placing(folder.parent, memory_gb) as placing:
+        reading = _Reading(Blocks(sources, form), naming, placing, folder)
+        if not reading.parsed:
+            raise LabError(_nothing_parsed(source, form, reading))
+        placing.place(rulebook.clients[client].remember_us)
+        figures, deciding = placing.figures(), Deciding(rulebook, client)
+        start_us = figures["first_us"]
         append(folder, "rulebooks", table("rulebooks", [
-            rulebook_row(deciding.start_us, rulebook.id, rulebook.text, f"import of {source.name}")
+            rulebook_row(start_us, rulebook.id, rulebook.text, f"import of {', '.join(found.name for found in sources)}")
         ]))  # fmt: skip
-        _write_rejected(folder, reading.rejected)
-        for hits, decisions in deciding.batches(progress):
-            append(folder, "hits", table("hits", hits))
-            append(folder, "decisions", table("decisions", decisions))
+        append(folder, "hits", table("hits", [hit_row(Entry(PARTITION, EPOCH, 1, start_us, None, rulebook.id), {})]))
+        done = 0
+        for batch in placing.batches(client, reading.content):
+            hits, decisions = deciding.rows(batch)
+            append(folder, "hits", hits)
+            append(folder, "decisions", decisions)
+            done = _report(progress, done, batch.num_rows, reading.parsed)
     return ImportReport(
-        source=str(source), format=form.name, client=client, out=str(target), rulebook_id=rulebook.id,
-        **reading.counts(), **deciding.counts(), seconds=round(perf_counter() - started, 3),
+        source=source, format=form.name, client=client, out=str(target), rulebook_id=rulebook.id,
+        lines=reading.lines, parsed=reading.parsed, rejected=reading.lines - reading.parsed,
+        reasons=dict(reading.reasons.most_common()), moved=reading.moved, ties=figures["ties"],
+        visitor_ties=figures["visitor_ties"], first_time=moment(start_us).isoformat(),
+        last_time=moment(figures["last_us"]).isoformat(), verdicts=dict(deciding.verdicts.most_common()),
+        events=dict(deciding.events.most_common()), visitors=len(deciding.visitors),
+        seconds=round(perf_counter() - started, 3),
     )  # fmt: skip
 
 
+def _report(progress: Progress | None, done: int, more: int, total: int) -> int:
+    """Tell how far it is, every thousand hits and at the end."""
+    for number in range(done + 1, done + more + 1) if progress is not None else ():
+        if number % 1_000 == 0 or number == total:
+            progress(number, total)  # type: ignore[misc]
+    return done + more
+
+
+def sources_of(path: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The files meant, sorted by name. Raises LabError for a pattern that nothing matches."""
+    given = [path] if isinstance(path, str | Path) else list(path)
+    found: list[Path] = []
+    for one in given:
+        if any(mark in str(one) for mark in "*?[") and not Path(one).exists():
+            matching = sorted(Path(name) for name in glob.glob(str(one), recursive=True) if Path(name).is_file())  # noqa: PTH207
+            if not matching:
+                raise LabError(
+                    f"{one} matches no file; give the path of an access log, or a pattern such as 'logs/*.gz'"
+                )
+            found += matching
+        else:
+            found.append(Path(one))
+    return found
+
+
 class _Reading:
-    """All lines of a file, parsed and sorted stably by (time, line), and those that were rejected."""
+    """All lines of the files read: the parsed ones went to the placing, the rejected ones to the table `rejected`."""
 
-    def __init__(self, path: Path, form: Format) -> None:
-        self.parsed: list[tuple[int, ParsedLine]] = []
-        self.rejected: list[tuple[int, str, bytes]] = []
-        self.moved = self.lines = 0
-        content = hashlib.sha256()
+    def __init__(self, blocks: Blocks, naming: Naming, placing: Placing, folder: Path) -> None:
+        self.parsed = self.moved = 0
+        self.reasons: Counter[str] = Counter()
+        self.sample: list[bytes] = []  # of rejected lines
         latest_us = 0
-        for self.lines, raw in enumerate(lines_of(path), 1):
-            content.update(raw)
-            found = parse_line(raw, form)
-            if isinstance(found, RejectedLine):
-                self.rejected.append((self.lines, found.reason.value, raw.rstrip(b"\r\n")))
+        _write_rejected(folder, ())
+        for frame, rejected in blocks:
+            if rejected:
+                self._reject(folder, rejected)
+            if frame.is_empty():
                 continue
-            self.moved += found.time_us < latest_us
-            latest_us = max(latest_us, found.time_us)
-            self.parsed.append((self.lines, found))
-        self.parsed.sort(key=lambda numbered: numbered[1].time_us)
-        self.content = content.hexdigest()
+            self.parsed += frame.height
+            times = frame.select("line", "time_us").sort("line")["time_us"]
+            latest = times.cum_max().shift(1).fill_null(latest_us).clip(lower_bound=latest_us)
+            self.moved += int((times < latest).sum())
+            latest_us = max(latest_us, times.cum_max()[-1])
+            placing.add(with_hit(frame, naming))
+        self.lines, self.content = blocks.lines, blocks.content
 
-    def counts(self) -> dict[str, Any]:
-        times = Counter(line.time_us for _, line in self.parsed)
-        twins = Counter((line.time_us, line.address, line.user_agent) for _, line in self.parsed)
-        return {
-            "lines": self.lines, "parsed": len(self.parsed), "rejected": len(self.rejected), "moved": self.moved,
-            "reasons": dict(Counter(reason for _, reason, _ in self.rejected).most_common()),
-            "ties": sum(count for count in times.values() if count > 1),
-            "visitor_ties": sum(count for count in twins.values() if count > 1),
-            "first_time": moment(self.parsed[0][1].time_us).isoformat(),
-            "last_time": moment(self.parsed[-1][1].time_us).isoformat(),
-        }  # fmt: skip
-
-
-class _Deciding:
-    """The entries of the one partition, decided by the reference engine: the rulebook takes effect, then the hits."""
-
-    def __init__(self, client: str, naming: Naming, rulebook: Rulebook, reading: _Reading) -> None:
-        self.client, self.naming, self.rulebook, self.reading = client, naming, rulebook, reading
-        self.start_us = reading.parsed[0][1].time_us
-        self.verdicts: Counter[str] = Counter()
-        self.events: Counter[str] = Counter()
-        self.visitors: set[str] = set()
-
-    def batches(self, progress: Progress | None) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
-        """Rows of hits and of decisions, one batch at a time."""
-        start = Entry(_PARTITION, _EPOCH, 1, self.start_us, None, self.rulebook.id)
-        hits, decisions, state = [hit_row(start, {})], [], State()
-        total = len(self.reading.parsed)
-        remaining = iter(enumerate(self._entries(), 1))
-        while batch := list(islice(remaining, _BATCH_ROWS)):
-            for done, entry in batch:
-                hit, decision = self._decide(entry, state)
-                hits.append(hit)
-                decisions.append(decision)
-                if progress is not None and (done % 1_000 == 0 or done == total):
-                    progress(done, total)
-            yield hits, decisions
-            hits, decisions = [], []
-
-    def _entries(self) -> Iterator[Entry]:
-        for seq, (number, line) in enumerate(self.reading.parsed, 2):
-            hit_id = hashlib.sha256(f"{self.reading.content} {number}".encode()).hexdigest()[:32]
-            yield Entry(_PARTITION, _EPOCH, seq, line.time_us, hit_of(line, hit_id, self.client, self.naming))
-
-    def _decide(self, entry: Entry, state: State) -> tuple[dict[str, Any], dict[str, Any]]:
-        assert entry.hit is not None
-        outcome = process(entry, state, self.rulebook)
-        self.verdicts[outcome.verdict] += 1
-        if outcome.verdict == "accepted":
-            self.events[outcome.event] += 1
-            self.visitors.add(outcome.visitor)
-        return hit_row(entry, parameters(entry.hit)), decision_row(_PARTITION, _EPOCH, outcome)
-
-    def counts(self) -> dict[str, Any]:
-        return {
-            "verdicts": dict(self.verdicts.most_common()), "events": dict(self.events.most_common()),
-            "visitors": len(self.visitors),
-        }  # fmt: skip
+    def _reject(self, folder: Path, rejected: list[Rejected]) -> None:
+        self.reasons.update(reason for _, reason, _ in rejected)
+        self.sample += [raw for _, _, raw in rejected[: 100 - len(self.sample)]]
+        _write_rejected(folder, rejected)
 
 
 def _rulebook_for(client: str) -> Rulebook:
@@ -165,10 +149,9 @@ def _rulebook_for(client: str) -> Rulebook:
         raise LabError(f"client {client!r} is no name; use 1 to 64 letters, digits, _ . -") from None
 
 
-def _nothing_parsed(source: Path, form: Format, reading: _Reading) -> str:
+def _nothing_parsed(source: str, form: Format, reading: _Reading) -> str:
     """Why no line could be read, and the format that would have read most."""
-    reason = Counter(reason for _, reason, _ in reading.rejected).most_common(1)[0][0]
-    raws = [raw for _, _, raw in reading.rejected[:100]]
+    reason, raws = reading.reasons.most_common(1)[0][0], reading.sample
     read = {
         name: sum(isinstance(parse_line(raw, other), ParsedLine) for raw in raws) for name, other in FORMATS.items()
     }
@@ -204,6 +187,7 @@ def _write_rejected(folder: Path, rejected: Iterable[tuple[int, str, bytes]]) ->
     write_deltalake(
         str(folder / "rejected"),
         pa.Table.from_pylist(rows, schema=_REJECTED),
+        mode="append",
         name="rejected",
         description=f"backtrack table rejected, version {TABLE_VERSION}",
     )
@@ -211,7 +195,7 @@ def _write_rejected(folder: Path, rejected: Iterable[tuple[int, str, bytes]]) ->
 
 @click.command("import", context_settings=HELP)
 @click.argument("format", type=str)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=str)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make; new or empty.")
 @click.option("--client", default="site", show_default=True, help="The client whose visitors they are.")
 @click.option(
@@ -220,10 +204,14 @@ def _write_rejected(folder: Path, rejected: Iterable[tuple[int, str, bytes]]) ->
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 @one_line_errors
-def import_command(format: str, file: Path, out: Path, client: str, events: tuple[str, ...], as_json: bool) -> None:
-    """Make a log that the lab opens out of FILE, an access log in FORMAT (combined or common), plain or gzip."""
+def import_command(
+    format: str, files: tuple[str, ...], out: Path, client: str, events: tuple[str, ...], as_json: bool
+) -> None:
+    """Make a log that the lab opens out of FILE, an access log in FORMAT: plain, gzip or zstd; many, or a pattern."""
     with progress("importing") as report:
-        done = import_log(format, file, out, client, [_pair(event) for event in events], report)
+        done = import_log(
+            format, files[0] if len(files) == 1 else files, out, client, [_pair(event) for event in events], report
+        )
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(done), indent=2).decode())
         return

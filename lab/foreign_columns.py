@@ -1,0 +1,192 @@
+"""What `foreign.hit_of` makes of one request, for a block of requests at once: event, made-up parameters, own parameters.
+
+A value that needs no escaping is taken as it is; any other goes, once per distinct value, through the very functions that
+`hit_of` uses. Tests hold the two to the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote_plus
+
+import polars as pl
+from polars.exceptions import ComputeError
+
+from lab.foreign import _BUILT_IN, _FEED_QUERY, _TAKEN, Naming, host_of, own_query, text_of
+from service.engine import Hit
+from service.engine.parse import MAX_NAME, MAX_VALUE, parameters
+
+# what makes up a hit, beside the columns of `blocks.SCHEMA` that stay: made_up: its query behind the tag id; own: the
+# request's own query; keys, values: its parameters; unsure: the engine may reject the hit, and decides it itself
+ADDED = ("event", "path_text", "made_up", "referrer_host", "own", "keys", "values", "unsure")
+
+_SAFE = r"^[A-Za-z0-9_.~/-]*$"
+_PLAIN_TEXT = r"^[!-$&-~]*$"  # ASCII without `%` and blanks
+_LONG = 6_000  # bytes of a query that might end up over the engine's limit
+_MANY = 80  # parameters
+
+
+def with_hit(frame: pl.DataFrame, naming: Naming) -> pl.DataFrame:
+    """A frame in the columns of `blocks.SCHEMA` with those of `ADDED`."""
+    paths = _paths(frame["path"])
+    frame = frame.with_columns(
+        paths.alias("path_text"), _referrer_host(frame["referrer"]), _own(frame["query"]).alias("own")
+    )
+    frame = frame.with_columns(
+        event=_events(frame, naming),
+        path_text=frame["path_text"].str.slice(0, MAX_VALUE),
+    )
+    frame = frame.with_columns(made_up=_made_up(frame))
+    pairs = _pairs(frame["own"])
+    joined = frame.with_row_index("_row").join(pairs, on="_row", how="left", maintain_order="left").drop("_row")
+    long = pl.col("own").bin.size() > _LONG
+    return joined.with_columns(pl.col("keys", "values").fill_null([]), unsure=pl.col("unsure").fill_null(False) | long)
+
+
+def _made_up(frame: pl.DataFrame) -> pl.Expr:
+    """`&path=/a&status=200&method=GET&referrer_host=b`, and the virtual host if there is one."""
+    quoted = {name: _each(frame[name], _quote, _SAFE) for name in ("path_text", "method", "referrer_host", "host")}
+    whole = pl.lit("&path=") + quoted["path_text"] + "&status=" + pl.col("status").cast(pl.String)
+    whole = whole + "&method=" + quoted["method"]
+    for name in ("referrer_host", "host"):
+        whole = whole + pl.when(quoted[name] == "").then(pl.lit("")).otherwise(pl.lit(f"&{name}=") + quoted[name])
+    return whole
+
+
+def _quote(text: str) -> str:
+    return quote_plus(text, safe="/")
+
+
+def _each(column: pl.Series, change: Callable[[str], str], unless: str) -> pl.Series:
+    """The column with the values changed that do not match a pattern, each distinct one once."""
+    odd = column.filter(~column.str.contains(unless)).unique()
+    if odd.is_empty():
+        return column
+    return column.replace(odd, pl.Series([change(value) for value in odd], dtype=pl.String))
+
+
+def _texts(column: pl.Series, change: Callable[[bytes], str]) -> pl.Series:
+    """Bytes as text: what is plain as it is, each other distinct value by the function."""
+    text = _utf8(column)
+    plain = text.str.contains(_PLAIN_TEXT).fill_null(False)
+    if plain.all():
+        return text
+    odd = column.filter(~plain).unique()
+    changed = pl.DataFrame({"_odd": odd, "_text": pl.Series([change(value) for value in odd], dtype=pl.String)})
+    frame = pl.DataFrame({"_odd": column, "_plain": text}).join(changed, on="_odd", how="left", maintain_order="left")
+    return frame.select(pl.coalesce("_text", "_plain")).to_series()
+
+
+def _utf8(column: pl.Series) -> pl.Series:
+    """Bytes as text, null where they are no UTF-8."""
+    try:
+        return column.cast(pl.String)
+    except ComputeError:  # hardly ever, and then once per block
+        return pl.Series(column.name, [_decoded_text(value) for value in column], dtype=pl.String)
+
+
+def _decoded_text(value: bytes) -> str | None:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _paths(column: pl.Series) -> pl.Series:
+    return _texts(column, text_of)
+
+
+def _own(column: pl.Series) -> pl.Series:
+    """The own query as bytes, as `own_query` makes it."""
+    names = "|".join(sorted(_TAKEN))
+    needs = rf"(?:^|&)(?:q_)*(?:{names})(?:=|&|$)|^&|&&|&$|\+"
+    text = _utf8(column)
+    plain = (text.str.contains(_PLAIN_TEXT) & ~text.str.contains(needs)).fill_null(False)
+    if plain.all():
+        return column
+    odd = column.filter(~plain).unique()
+    changed = pl.DataFrame({"_odd": odd, "_own": pl.Series([own_query(value) for value in odd], dtype=pl.Binary)})
+    frame = pl.DataFrame({"_odd": column}).join(changed, on="_odd", how="left", maintain_order="left")
+    return frame.select(pl.coalesce("_own", "_odd")).to_series()
+
+
+def _referrer_host(column: pl.Series) -> pl.Series:
+    known = column.unique()
+    hosts = pl.Series([host_of(value)[:MAX_VALUE] for value in known], dtype=pl.String)
+    return column.replace_strict(known, hosts, return_dtype=pl.String).alias("referrer_host")
+
+
+def _events(frame: pl.DataFrame, naming: Naming) -> pl.Series:
+    """The event of each request: by columns where only the built-in rules ask, else each distinct request once."""
+    asked = frame.select("method", "path_text", "status", _feeds(frame["query"]).alias("feed"))
+    if naming.own or not bool(asked["path_text"].str.contains(r"^[\x00-\x7f]*$").all()) or _has_breaks(asked):
+        keys = asked.unique()
+        named = [naming.event_named(path, method, status, feed) for method, path, status, feed in keys.iter_rows()]
+        both = asked.join(
+            keys.with_columns(event=pl.Series(named, dtype=pl.String)),
+            on=asked.columns,
+            how="left",
+            maintain_order="left",
+        )
+        return both["event"]
+    return asked.select(_built_in()).to_series()
+
+
+def _feeds(queries: pl.Series) -> pl.Series:
+    """Whether a query asks for a feed."""
+    asks = _utf8(queries).str.contains(_feed_pattern())
+    if not asks.null_count():
+        return asks
+    return pl.Series([_FEED_QUERY.search(query) is not None for query in queries], dtype=pl.Boolean)
+
+
+def _has_breaks(asked: pl.DataFrame) -> bool:
+    return bool(asked["path_text"].str.contains("\n", literal=True).any())  # `$` of Python matches before one
+
+
+def _feed_pattern() -> str:
+    return "(?i)" + _FEED_QUERY.pattern.decode()
+
+
+def _built_in() -> pl.Expr:
+    status, method, path = pl.col("status"), pl.col("method"), pl.col("path_text")
+    named: Any = pl.when(status >= 400).then(pl.lit("error"))
+    named = named.when(method.is_in(["POST", "PUT", "PATCH", "DELETE"])).then(pl.lit("submit"))
+    named = named.when(~method.is_in(["GET", "HEAD"]) | (status < 200)).then(pl.lit("other"))
+    named = named.when(pl.col("feed")).then(pl.lit("feed"))
+    for name, pattern in _BUILT_IN:
+        named = named.when(path.str.contains("(?i)" + pattern.pattern)).then(pl.lit(name))
+    expression: pl.Expr = named.otherwise(pl.lit("pageview"))
+    return expression
+
+
+def _pairs(own: pl.Series) -> pl.DataFrame:
+    """_row, keys, values, unsure of the rows whose own query says anything: decoded, empty ones left out, no name twice."""
+    rows = pl.DataFrame({"own": own}).with_row_index("_row").filter(pl.col("own") != b"")
+    rows = rows.with_columns(text=_utf8(rows["own"]))
+    odd = ~pl.col("text").str.contains("^[!-$&-*,-~]*$").fill_null(False)
+    parts = (
+        rows.filter(~odd)
+        .with_columns(pl.col("text").str.split("&").alias("part"))
+        .explode("part")
+        .select("_row", pl.col("part").str.splitn("=", 2).struct.rename_fields(["key", "value"]).alias("pair"))
+        .unnest("pair")
+        .filter(pl.col("key") != "", pl.col("value").fill_null("") != "")
+    )
+    plain = parts.group_by("_row", maintain_order=True).agg(
+        pl.col("key").alias("keys"), pl.col("value").alias("values"),
+        ((pl.col("key").str.len_chars().max() > MAX_NAME) | (pl.col("value").str.len_chars().max() > MAX_VALUE)
+         | (pl.len() > _MANY)).alias("unsure"), (pl.col("key").n_unique() < pl.len()).alias("twice"),
+    )  # fmt: skip
+    again = plain.filter("twice").select("_row").join(rows, on="_row").select("_row", "own")
+    slow = [
+        (row, *_decoded(query)) for row, query in pl.concat([again, rows.filter(odd).select("_row", "own")]).iter_rows()
+    ]
+    schema = {"_row": pl.UInt32, "keys": pl.List(pl.String), "values": pl.List(pl.String), "unsure": pl.Boolean}
+    return pl.concat([plain.filter(~pl.col("twice")).drop("twice"), pl.DataFrame(slow, schema=schema, orient="row")])
+
+
+def _decoded(own: bytes) -> tuple[list[str], list[str], bool]:
+    found = parameters(Hit("", 0, "import", "GET", b"/", own))
+    return list(found), list(found.values()), not found or len(found) > _MANY

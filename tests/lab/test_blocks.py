@@ -1,0 +1,158 @@
+"""Lines as columns: the very same as line by line, for plain lines and for all others."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import lab
+from lab.blocks import Blocks, read_block, row_of
+from lab.foreign import Naming, hit_of
+from lab.formats import FORMATS, ParsedLine, RejectedLine, parse_line
+from lab.importing import import_log
+from lab.log import Log
+from service.engine.parse import parameters
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+ADDRESSES = ("192.0.2.7", "192.0.2.8", "::1", "host name", "-", "a\tb", "é")
+USERS = ("-", "frank", "a b", "")
+STAMPS = ("17/May/2015:10:05:03 +0000", "29/Feb/2023:00:00:00 +0000", "31/Dec/2023:23:59:60 -0930", "1/Jan/2024:00:00:00 +0000",
+          "01/Jan/2024:24:00:00 +0000", "01/jan/2024:00:00:00 +0000", "01/Jan/2024:00:00:00")  # fmt: skip
+REQUESTS = ("GET / HTTP/1.1", "POST /a%20b/c.css?x=1 HTTP/1.0", "GET /feed?flav=rss20&x=%E9+y&&x=2 HTTP/1.1", "GET /a b HTTP/1.1",
+            "-", "", "GET", r"GET /\x22q?a=\" HTTP/1.1", "GET http://h.example/p?path=1&q_path=2&uid=me HTTP/1.1", "PURGE /x HTTP/2",
+            "GET /caf\u00e9?n=\u00e9 HTTP/1.1", "OPTIONS * HTTP/1.1", "GET /p?=1&b=&c&d=%zz HTTP/1.1", "GET /x HTTP/1.1 extra",
+            "GET /~u/a;b:c@d!?ref=http://x/y?z HTTP/1.1", "M-SEARCH /x HTTP/1.1")  # fmt: skip
+NUMBERS = ("200 5", "404 -", "- -", "301 0", "99 5", "200 5x", "200  5", "500 123456789012345678")
+TEXTS = (
+    "-",
+    "",
+    "http://u@R.Example:80/p?q",
+    "https://r.example",
+    "Mozilla/5.0 (X; Y)",
+    r"a\"b",
+    "x\u20ac",
+    "android-app://a.b.c/",
+)
+TAILS = ("", " ", '"', ' "more"', "\r", "  ")
+
+
+def some_line(draw: random.Random) -> bytes:
+    """A line of combined, or nearly one."""
+    often = draw.random() < 0.6
+    pick = (lambda values: values[0]) if often else draw.choice
+    text = f"{draw.choice(ADDRESSES[:3]) if often else draw.choice(ADDRESSES)} {pick(('-', 'x'))} {pick(USERS)} "
+    text += f'[{pick(STAMPS)}] "{draw.choice(REQUESTS)}" {draw.choice(NUMBERS[:4]) if often else draw.choice(NUMBERS)}'
+    text += f' "{draw.choice(TEXTS)}" "{draw.choice(TEXTS)}"' if draw.random() < 0.95 else ""
+    return (text + pick(TAILS)).encode(draw.choice(("utf-8", "latin-1")), errors="replace")
+
+
+@pytest.mark.parametrize("name", ["combined", "common", "vhost_combined"])
+def test_random_lines_are_read_as_line_by_line(name: str) -> None:
+    # given lines of every kind
+    form, draw = FORMATS[name], random.Random(7)
+    raws = [some_line(draw) for _ in range(4_000)]
+    if name == "common":
+        raws = [raw.rpartition(b' "')[0].rpartition(b' "')[0] for raw in raws]
+    if name == "vhost_combined":
+        raws = [b"Shop.example:443 " + raw for raw in raws]
+
+    # when they are read as a block
+    frame, rejected, lines = read_block(b"\n".join(raws) + b"\n", 1, form)
+
+    # then each line is what the parser of one line says
+    found = [(number, parse_line(raw, form)) for number, raw in enumerate(raws, 1)]
+    assert frame.sort("line").rows() == [row_of(n, one) for n, one in found if isinstance(one, ParsedLine)]
+    wrong = [(n, one.reason.value) for n, one in found if isinstance(one, RejectedLine)]
+    assert [(n, reason) for n, reason, _ in rejected] == wrong
+    assert lines == 4_000 and len(wrong) > 300 and frame.height > 1_000
+
+
+@pytest.mark.parametrize("size", [1, 50, 4_096])
+def test_the_size_of_a_block_changes_nothing(tmp_path: Path, size: int) -> None:
+    draw = random.Random(8)
+    path = tmp_path / "x.log"
+    path.write_bytes(b"\n".join(some_line(draw) for _ in range(60)))
+
+    def whole(block_bytes: int) -> tuple[list[object], list[object], int, str]:
+        blocks = Blocks([path], FORMATS["combined"], block_bytes)
+        read = list(blocks)
+        rejected = [one for _, some in read for one in some]
+        return pl.concat(frame for frame, _ in read).sort("line").rows(), rejected, blocks.lines, blocks.content  # type: ignore[return-value]
+
+    assert whole(size) == whole(1 << 20)
+
+
+def imported(folder: Path, *lines: bytes) -> Log:
+    (folder / "x.log").write_bytes(b"\n".join(lines) + b"\n")
+    import_log("combined", folder / "x.log", folder / "out")
+    return lab.open(folder / "out")
+
+
+def test_a_hit_is_the_one_that_is_made_of_its_line(tmp_path: Path) -> None:
+    # given random lines
+    draw = random.Random(9)
+    raws = [some_line(draw) for _ in range(1_500)]
+
+    # when they are imported
+    log = imported(tmp_path, *raws)
+
+    # then every row of hits is the hit of its line, with its parameters as the engine decodes them
+    parsed = [one for raw in raws if isinstance(one := parse_line(raw, FORMATS["combined"]), ParsedLine)]
+    parsed.sort(key=lambda one: one.time_us)
+    rows = list(log.rows("hits", 0))[1:]
+    assert len(rows) == len(parsed) > 500
+    for row, one in zip(rows, parsed, strict=True):
+        hit = hit_of(one, row["hit_id"], "site", Naming())
+        assert (row["query"], row["path"], row["method"]) == (hit.query, hit.path, hit.method)
+        assert row["params"] == list(parameters(hit).items()) or dict(row["params"]) == parameters(hit)
+        assert (row["address"], row["user_agent"], row["referrer"]) == (hit.address, hit.user_agent, hit.referrer)
+
+
+def at(days: float, query: str = "", address: str = "192.0.2.7", referrer: str = "-") -> bytes:
+    stamp = (datetime(2015, 5, 17, tzinfo=UTC) + timedelta(days=days)).strftime("%d/%b/%Y:%H:%M:%S +0000")
+    return f'{address} - - [{stamp}] "GET /p{query} HTTP/1.1" 200 5 "{referrer}" "M"'.encode()
+
+
+def test_a_replay_says_what_an_import_of_random_lines_stored(tmp_path: Path) -> None:
+    draw = random.Random(10)
+    log = imported(tmp_path, *(some_line(draw) for _ in range(1_500)))
+    assert log.replay().digest == log.digest()
+
+
+def test_visitors_that_are_forgotten_remembered_or_hard_are_decided_as_by_the_engine(tmp_path: Path) -> None:
+    # given somebody who comes back after the time to remember, exactly and too late, and parameters and referrers in between
+    lines = [at(0, "?a=1", referrer="http://r.example/"), at(1, "?b=2"), at(91), at(181.00002, "?c=3"), at(182)]
+    # and somebody with more names than are remembered, a rejected request, a name too long, and too many at once
+    lines += [at(n / 100, f"?n{n}=x&m{n}=y", "192.0.2.8") for n in range(150)]
+    lines += [
+        at(3, "?v=" + "x" * 1_100, "192.0.2.9"),
+        at(4, "", "192.0.2.9"),
+        at(5, "?" + "n" * 70 + "=1", "192.0.2.9"),
+    ]
+    lines += [at(6, "?" + "&".join(f"k{n}=1" for n in range(99)), "192.0.2.10"), at(7, "?z=1", "192.0.2.10")]
+    lines += [at(8, "?" + "&".join(f"k{n}=1" for n in range(79)), "192.0.2.11"), at(9, "?z=%41", "192.0.2.11")]
+
+    # when they are imported
+    log = imported(tmp_path, *lines)
+
+    # then every decision is the engine's
+    assert log.replay().digest == log.digest()
+    verdicts = dict(log.decisions.collect()["verdict"].value_counts().iter_rows())
+    assert verdicts["rejected"] >= 2
+    own = log.decisions.filter(pl.col("visitor") != "").collect()
+    assert own.filter(pl.col("new_visitor")).height >= 6
+
+
+@pytest.mark.parametrize("name", ["apache_combined.log", "hackers_combined.log"])
+def test_real_logs_are_stored_as_a_replay_decides_them(tmp_path: Path, name: str) -> None:
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    import_log("combined", path, tmp_path / "out")
+    log = lab.open(tmp_path / "out")
+    assert log.replay().digest == log.digest()
