@@ -11,11 +11,17 @@
 /huge                                    64 MiB, until the other side gives up
 /bomb                                    a gzip answer of 50 kB that unpacks to 50 MB
 /garbage                                 what is no HTTP at all
+/echo                                    200 and the headers of the request
+/slow/SECONDS                            200, so much later
+/to/URL                                  302 to this address, percent-encoded
+
+With `tls` the server speaks TLS: `good` with a certificate of an authority of its own, else with what its name says.
 """
 
 from __future__ import annotations
 
 import gzip
+import ipaddress
 import socket
 import ssl
 import struct
@@ -23,33 +29,19 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-# made for these tests: self-signed, for 127.0.0.1 and localhost
-CERTIFICATE = """\
------BEGIN CERTIFICATE-----
-MIIBmzCCAUGgAwIBAgIUL84BlIgM6dytHMCz2G9ETpKmkGAwCgYIKoZIzj0EAwIw
-FDESMBAGA1UEAwwJMTI3LjAuMC4xMCAXDTI2MTEyMzExMDIzMFoYDzIxMjYxMDMw
-MTEwMjMwWjAUMRIwEAYDVQQDDAkxMjcuMC4wLjEwWTATBgcqhkjOPQIBBggqhkjO
-PQMBBwNCAARw7zeJwTNnGQAemc4crV+otu1IqMhFOBacbduQvmqJ78ex/BZWz8g9
-zETZb0/ul6b58D53m2OK8ViyLZHcaXU6o28wbTAdBgNVHQ4EFgQUq+vxRu6VxkCF
-Ls4blIUdEka9gg0wHwYDVR0jBBgwFoAUq+vxRu6VxkCFLs4blIUdEka9gg0wDwYD
-VR0TAQH/BAUwAwEB/zAaBgNVHREEEzARhwR/AAABgglsb2NhbGhvc3QwCgYIKoZI
-zj0EAwIDSAAwRQIgGrO9W+F2dS0l/836Zf7cNJXZ5RT/j8UDCcc1uauLL6MCIQCu
-VaSue5+zmqQZIwAaRaDa+nE9CNAzAFmEornX/O1hkw==
------END CERTIFICATE-----
-"""
-KEY = """\
------BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg8Vkfbad+BMLtF2Tn
-AUz9pRMPoS5mQcY6Bk2fGFg/KrOhRANCAARw7zeJwTNnGQAemc4crV+otu1IqMhF
-OBacbduQvmqJ78ex/BZWz8g9zETZb0/ul6b58D53m2OK8ViyLZHcaXU6
------END PRIVATE KEY-----
-"""
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
 HUGE = 64 * 1024 * 1024
 BOMB = gzip.compress(b"boom" * 12_500_000)
 
@@ -64,9 +56,12 @@ class Received(NamedTuple):
 
 
 class Faults:
-    """The server; a context manager. tls: speak TLS with a certificate that nobody has signed."""
+    """The server; a context manager. tls: good, expired, wrong_name or self_signed; "" for none.
 
-    def __init__(self, tls: bool = False) -> None:
+    authority: the certificate of the authority that signed, PEM.
+    """
+
+    def __init__(self, tls: str = "") -> None:
         self.requests: list[Received] = []
         self.sent_bytes = 0  # of the huge answer, until the other side gave up
         self.ended = threading.Event()  # the huge answer is over
@@ -75,7 +70,10 @@ class Faults:
         self._released = threading.Event()
         self._lock = threading.Lock()
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self._context = _tls_context() if tls else None
+        self._context: ssl.SSLContext | None = None
+        self.authority = b""
+        if tls:
+            self._context, self.authority = _tls_context(tls)
         self._scheme = "https" if tls else "http"
         self.port: int = self._socket.getsockname()[1]
 
@@ -128,6 +126,13 @@ class Faults:
         if kind.isdigit():
             extra = {"location": f"http://127.0.0.1:{self.port}/caught"} if kind.startswith("3") else {}
             return _send(connection, int(kind), b"" if kind == "204" else f"status {kind}\n".encode(), extra)
+        if kind == "echo":
+            return _send(connection, 200, "".join(f"{k}: {v}\n" for k, v in request.headers.items()).encode())
+        if kind == "slow":
+            self._released.wait(float(rest))
+            return _send(connection, 200, b"slow\n")
+        if kind == "to":
+            return _send(connection, 302, b"", {"location": unquote(rest)})
         if kind == "after":
             return _send(connection, 429, b"later\n", {"retry-after": unquote(rest)})
         if kind == "flaky":
@@ -198,10 +203,37 @@ def _send(connection: socket.socket, status: int, body: bytes, headers: dict[str
     return True
 
 
-def _tls_context() -> ssl.SSLContext:
+def _tls_context(kind: str) -> tuple[ssl.SSLContext, bytes]:
+    """A context whose certificate is for 127.0.0.1 and localhost unless `kind` says otherwise, and its authority."""
+    authority = trustme.CA()
+    names = ("other.example",) if kind == "wrong_name" else ("127.0.0.1", "localhost")
+    past = datetime(2020, 1, 1, tzinfo=UTC) if kind == "expired" else None
+    certificate = authority.issue_cert(*names, not_after=past)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if kind == "self_signed":
+        _self_signed(context)
+    else:
+        certificate.configure_cert(context)
+    return context, authority.cert_pem.bytes()
+
+
+def _self_signed(context: ssl.SSLContext) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=9))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "both.pem"
-        path.write_text(CERTIFICATE + KEY)
+        path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + key.private_bytes(*plain))
         context.load_cert_chain(path)
-    return context

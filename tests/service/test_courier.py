@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from service.archive.schemas import Attempt
 from service.delivery import signing
 from service.delivery.courier import Courier
 from service.delivery.ladder import LADDER_S
+from service.delivery.record import Method
 from service.rulebooks import publish
 from service.settings import Settings
 from tests.service.faults import Faults
@@ -49,10 +50,16 @@ def quick(settings: Settings) -> Settings:
     return msgspec.structs.replace(settings, delivery_timeout_ms=1_500)
 
 
-def deliver_until(settings: Settings, done: Callable[[], Any], what: str, timeout_s: float = 20.0) -> None:
+def deliver_until(
+    settings: Settings,
+    done: Callable[[], Any],
+    what: str,
+    timeout_s: float = 20.0,
+    methods: Mapping[str, Method] | None = None,
+) -> None:
     """Let a courier work in a thread until the condition holds."""
     over = threading.Event()
-    courier = Courier(settings, over.is_set)
+    courier = Courier(settings, over.is_set, methods)
     thread = threading.Thread(target=lambda: asyncio.run(courier.run(60)), daemon=True)
     thread.start()
     try:

@@ -29,12 +29,17 @@ LEASE_US = 20_000_000
 
 
 def promise(
-    journal: redis.Redis, *urls: str, recipient: str = "affiliate:bestodds", start: int = 1, time_us: int = NOW_US
+    journal: redis.Redis,
+    *urls: str,
+    recipient: str = "affiliate:bestodds",
+    start: int = 1,
+    time_us: int = NOW_US,
+    body: str = "",
 ) -> list[Postback]:
     """Promise postbacks in PLACE as tracking does, through its own commit script. Ids are pb1, pb2, ..."""
     postbacks = tuple(
         Postback(f"pb{n}", f"hit{n}", n, time_us, "acme", "bestodds", "signup", "registration", recipient, "webhook",
-                 "due", "GET", url)
+                 "due", "POST" if body else "GET", url, body)
         for n, url in enumerate(urls, start)
     )  # fmt: skip
     outcome = Outcome("hit", start, NOW_US, "accepted", client="acme", event="registration", postbacks=postbacks)

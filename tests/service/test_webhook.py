@@ -117,7 +117,7 @@ def test_an_unknown_host_is_tried_again() -> None:
 
 
 def test_a_certificate_that_nobody_signed_is_no_recipient() -> None:
-    with Faults(tls=True) as broken:
+    with Faults(tls="self_signed") as broken:
         [answer] = call(broken.url("/200"))
     assert answer.result == "tls" and "certificate" in answer.error.lower()
     assert not broken.requests
