@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Sequence
 
@@ -25,6 +26,7 @@ log = logging.getLogger("backtrack.worker")
 
 STOP_TIMEOUT_MS = 25_000
 THREAD_TIMEOUT_S = 0.5
+SWITCH_INTERVAL_S = 0.001  # one thread that makes rows of the tables must not hold up all who wait for an answer
 
 
 def run(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
@@ -37,6 +39,7 @@ def run(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
     make_writable(settings.tables_path)
     for name in tables.TABLES:
         tables.open_table(settings.tables_path, name)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     stopping = threading.Event()
     when_told_to_end(stopping.set)
     broker = make_broker(settings)

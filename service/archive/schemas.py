@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -88,6 +89,7 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY_US = 86_400_000_000
 
 
 def moment(time_us: int) -> datetime:
@@ -102,7 +104,12 @@ def microseconds(value: datetime) -> int:
 
 def day_of(time_us: int) -> str:
     """UTC date as `2026-11-23`."""
-    return moment(time_us).strftime("%Y-%m-%d")
+    return _day(time_us // _DAY_US)
+
+
+@lru_cache(maxsize=64)
+def _day(days: int) -> str:
+    return (_EPOCH + timedelta(days=days)).strftime("%Y-%m-%d")
 
 
 def table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
