@@ -68,9 +68,9 @@ def own_headers(
     A postback that was promised to another host than the endpoint has now gets none: a token is for its own host only.
     """
     endpoint = endpoint_of(owner, postback) if owner is not None else None
-    same_host = endpoint is not None and host_of(endpoint.url.source) == host_of(postback.url)
-    headers = dict(endpoint.headers) if endpoint is not None and same_host else {}
-    hidden = {}
+    if endpoint is None or not endpoint.headers or host_of(endpoint.url.source) != host_of(postback.url):
+        return {}, {}
+    headers, hidden = dict(endpoint.headers), {}
     for name, value in headers.items():
         if value.startswith("env:"):
             hidden[name] = headers[name] = signing.read_text(value, environment)
