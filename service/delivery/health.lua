@@ -31,7 +31,8 @@ end
 local paused = redis.call('HGET', KEYS[3], who)
 if paused then
   local state = cjson.decode(paused)
-  state['probes'] = state['probes'] + 1
+  if not state['probing'] then return '' end -- a call that was under way when the pause began
+  state['probing'], state['probes'] = nil, state['probes'] + 1
   redis.call('HSET', KEYS[3], who, cjson.encode(state))
   local wait = math.min(tonumber(ARGV[5]) * 2 ^ math.min(state['probes'], 30), tonumber(ARGV[6]))
   redis.call('ZADD', KEYS[4], string.format('%.0f', now + (what == 'gone' and tonumber(ARGV[6]) or wait)), who)

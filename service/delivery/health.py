@@ -51,7 +51,7 @@ class Health:
 
     async def may_probe(self, recipient: str, lease_us: int) -> bool:
         """Whether this courier is the one to try a paused recipient now."""
-        return bool(await self._probe(keys=[keys.PROBES], args=[recipient, lease_us]))
+        return bool(await self._probe(keys=[keys.PROBES, keys.PAUSED], args=[recipient, lease_us]))
 
     async def permits(self, recipient: str, apart_us: int, wanted: int) -> int:
         """How many calls the recipient's rate allows now."""
@@ -74,6 +74,8 @@ class Health:
         for attempt, said in zip(noted, await pipeline.execute(), strict=True):
             if said:
                 changed.append(attempt.recipient)
+                one = {attempt.recipient}
+                self.paused = self.paused | one if said == b"paused" else self.paused - one
                 log.warning("%s is %s: %s", attempt.recipient, said.decode(), _reason(attempt))
         return changed
 

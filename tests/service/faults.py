@@ -12,6 +12,7 @@
 /bomb                                    a gzip answer of 50 kB that unpacks to 50 MB
 /garbage                                 what is no HTTP at all
 /echo                                    200 and the headers of the request
+/down                                    503 until everybody is released, then 200
 /slow/SECONDS                            200, so much later
 /to/URL                                  302 to this address, percent-encoded
 
@@ -128,6 +129,8 @@ class Faults:
             return _send(connection, int(kind), b"" if kind == "204" else f"status {kind}\n".encode(), extra)
         if kind == "echo":
             return _send(connection, 200, "".join(f"{k}: {v}\n" for k, v in request.headers.items()).encode())
+        if kind == "down":
+            return _send(connection, 200 if self._released.is_set() else 503, b"down\n")
         if kind == "slow":
             self._released.wait(float(rest))
             return _send(connection, 200, b"slow\n")
