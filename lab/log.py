@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from lab.cuts import find_cuts
+from lab.erased import ERASED, as_replayed
 from lab.show import html_block, html_table, plural
 from service.archive import tables
 from service.archive.schemas import SCHEMAS
@@ -45,11 +46,12 @@ def open(path: str | Path, as_of: str | date | datetime | None = None) -> Log:
         raise LabError(f"{root} does not exist; give the folder that holds the tables, such as var/tables")
     try:
         files = {name: tables.files(root, name) for name in _PIN_ORDER}
+        erased = tables.erased(tables.open_table(root, "hits"))
     except tables.TableError as error:
         raise LabError(str(error)) from error
     if not any((root / name / "_delta_log").is_dir() for name in tables.TABLES):
         raise LabError(f"{root} holds no tables; expected folders such as {root / 'hits'}")
-    return Log(root, files, until)
+    return Log(root, files, until, erased)
 
 
 class Log:
@@ -57,13 +59,14 @@ class Log:
 
     Each partition ends at its cut: the last entry that is committed in all tables; `cuts` has partition, seq, time and
     `beyond`, the number of hits that follow it. A table that was never written, as in an imported log, cuts nothing.
-    `hits`, `decisions`, `postbacks`, `attempts` and `rulebooks` are lazy
-    Polars frames in the columns of service/archive/schemas.py, in no particular order of rows.
+    `erased` is the number of hits whose person was erased. `hits`, `decisions`, `postbacks`, `attempts` and `rulebooks` are
+    lazy Polars frames in the columns of service/archive/schemas.py, in no particular order of rows.
     """
 
-    def __init__(self, root: Path, files: dict[str, list[str]], as_of: datetime | None = None) -> None:
+    def __init__(self, root: Path, files: dict[str, list[str]], as_of: datetime | None = None, erased: int = 0) -> None:
         self.path = root
         self.as_of = as_of
+        self.erased = erased
         self.batch_rows = 10_000  # how many rows are Python values at the same time
         self._files = files
         self.cuts = self._find_cuts()
@@ -81,18 +84,21 @@ class Log:
 
     @property
     def decisions(self) -> pl.LazyFrame:
-        """What the engine said about each hit."""
-        return self._scan("decisions").filter(self._before_cut())
+        """What the engine said about each hit; of an erased one, what it says now: rejected, `erased`."""
+        found = self._scan("decisions").filter(self._before_cut())
+        return as_replayed(found) if self.erased else found
 
     @property
     def postbacks(self) -> pl.LazyFrame:
-        """The promises of the decisions."""
-        return self._scan("postbacks").filter(self._before_cut())
+        """The promises of the decisions; those of erased hits are left out."""
+        found = self._scan("postbacks").filter(self._before_cut())
+        return found.filter(pl.col("state") != ERASED) if self.erased else found
 
     @property
     def attempts(self) -> pl.LazyFrame:
         """Every try to deliver those postbacks, however late, and the tries that belong to no known promise."""
-        return self._scan("attempts").join(self.beyond, on="postback_id", how="anti")
+        found = self._scan("attempts").join(self.beyond, on="postback_id", how="anti")
+        return found.filter(pl.col("verb") != ERASED) if self.erased else found
 
     @property
     def beyond(self) -> pl.LazyFrame:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from lab.digest import Placed, digest
+from lab.erased import note
 from lab.log import LabError
 from lab.show import html_block, html_table, plural
 from service.archive.schemas import SCHEMAS, decision_row, entry_of, postback_row, table
@@ -45,7 +46,7 @@ def replay(log: Log, rules: Rules = None, progress: Progress | None = None) -> R
     total = log.hits.filter(pl.col("kind") == "hit").select(pl.len()).collect().item()
     library = Library(log)
     outcomes: list[Placed] = []
-    warnings: list[str] = []
+    warnings = note(log)
     for partition in log.cuts["partition"]:
         stream = Stream(log, partition)
         first = pinned if pinned is not None else library.at_start(partition)

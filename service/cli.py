@@ -29,6 +29,7 @@ LATE = {
     "partner": ("service.partner", "partner_command"),
     "rules": ("service.rules_commands", "rules"),
     "counts": ("service.counts_command", "counts_command"),
+    "erase": ("service.erase_command", "erase_command"),
     "replay": ("lab.commands", "replay_command"),
     "verify": ("lab.commands", "verify_command"),
     "explain": ("lab.commands", "explain_command"),

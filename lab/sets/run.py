@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from lab.digest import Placed
+from lab.erased import note
 from lab.log import LabError
 from lab.replay import Library, Rules, Run, Stream, rulebook_of
 from lab.sets.certificate import SAMPLE_HITS, Certificate
@@ -184,7 +185,7 @@ def _warnings(log: Log, pinned: Rulebook | None, by_rulebook: list[tuple[Ruleboo
         pl.col("seq").min().alias("first"), pl.col("seq").max().alias("last"), pl.col("seq").n_unique().alias("entries"),
         pl.len().alias("stored"),
     ).sort("partition").collect()  # fmt: skip
-    found = []
+    found = note(log)
     for partition, first, last, distinct, stored in entries.iter_rows():
         name, missing, again = f"partition {partition}", last - first + 1 - distinct, stored - distinct
         if first > 1:

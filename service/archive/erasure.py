@@ -1,7 +1,7 @@
 """Erasing one person from the tables: what leads to the person goes, rows and accounting stay.
 
-A row of `hits` keeps its place, time and id, and is refused as `erased`; what was asked and by whom goes. A row of `decisions`
-keeps verdict, client, event, affiliate, firings and payouts, which the counters are proved by; visitor, identifiers and
+A row of `hits` keeps its place, time and id, and is refused as `erased`; what was asked and by whom goes. `decisions` keep
+verdict, client, event, affiliate, firings and payouts, which the counters are proved by; visitor, identifiers and
 parameters go. Postbacks and attempts keep recipient, trigger, money and result; addresses, bodies and answers go.
 """
 
@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,11 @@ def find(root: Path, person: Person, last_seq: int | None = None) -> Traces:
     rows["hits"] = rows["decisions"]
     seqs = [seq for found in rows["decisions"].values() for seq in found]
     place = ds.field("partition") == person.partition
-    postbacks = _read(root, "postbacks", ["day", "n", "postback_id"], place & ds.field("seq").isin(seqs))
+    postbacks = _read(
+        root, "postbacks", ["day", "n", "postback_id"], place & ds.field("seq").isin(pa.array(seqs, pa.int64()))
+    )
     ids = postbacks["postback_id"].to_pylist()
-    attempts = _read(root, "attempts", ["day", "n"], place & ds.field("postback_id").isin(ids))
+    attempts = _read(root, "attempts", ["day", "n"], place & ds.field("postback_id").isin(pa.array(ids, pa.string())))
     rows |= {"postbacks": _numbers([postbacks], "n"), "attempts": _numbers([attempts], "n")}
     others = _mentioning(decisions, visitors)
     return Traces(visitors, rows, others, frozenset(ids), frozenset(_txids(own, person.client)))
@@ -116,7 +119,7 @@ def blank(
             for start in range(0, len(numbers), CHUNK):
                 part = numbers[start : start + CHUNK]
                 with quiet():
-                    _replace(root, name, partition, day, part, lambda row, name=name: row | BLANK[name])
+                    _replace(root, name, partition, day, part, partial(_blanked, name))
                 done[name] = done.get(name, 0) + len(part)
     for day, numbers in traces.others.items():
         with quiet():
@@ -125,6 +128,10 @@ def blank(
         with quiet():
             _delete_files(root, name)
     return done
+
+
+def _blanked(name: str, row: dict[str, Any]) -> dict[str, Any]:
+    return row | BLANK[name]
 
 
 def _without(row: dict[str, Any], visitors: frozenset[str]) -> dict[str, Any]:

@@ -25,7 +25,9 @@ class Forgotten(NamedTuple):
     identifiers: int
 
 
-def living(connection: redis.Redis, place: Partition, client: str, kind: str, value: str, ids: Iterable[str]) -> set[str]:
+def living(
+    connection: redis.Redis, place: Partition, client: str, kind: str, value: str, ids: Iterable[str]
+) -> set[str]:
     """Ids of visitors in the live state: those of `ids` and the owner of the identifier, tests among them."""
     wanted = set(ids)
     if kind == "visitor":
@@ -37,7 +39,9 @@ def living(connection: redis.Redis, place: Partition, client: str, kind: str, va
     return {one for one, raw in _stored(connection, place, wanted).items() if raw}
 
 
-def forget(connection: redis.Redis, place: Partition, client: str, kind: str, value: str, ids: Iterable[str]) -> Forgotten:
+def forget(
+    connection: redis.Redis, place: Partition, client: str, kind: str, value: str, ids: Iterable[str]
+) -> Forgotten:
     """Take the person's visitors and their identifiers out of the partition. ids: as for `living`.
 
     Raises ResponseError if the visitors keep changing while it tries.
@@ -73,7 +77,7 @@ def forget_promises(connection: redis.Redis, place: Partition, postbacks: Iterab
     if keys:
         pipeline.hdel(place.txids, *keys)
     done = pipeline.execute()
-    return sum(done[:: 7][: (len(ids) + 999) // 1_000])
+    return sum(done[::7][: (len(ids) + 999) // 1_000])
 
 
 def _stored(connection: redis.Redis, place: Partition, ids: Iterable[str]) -> dict[str, bytes]:

@@ -74,7 +74,7 @@ ALL = sorted(commands(main))
 
 def test_the_commands_are_those_of_the_design() -> None:
     assert {names[0] for names in ALL} == {
-        "up", "demo", "web", "worker", "partner", "rules", "replay", "verify", "explain", "funnel", "import", "counts",
+        "up", "demo", "web", "worker", "partner", "rules", "replay", "verify", "explain", "funnel", "import", "counts", "erase",
         "lab",
     }  # fmt: skip
     assert {names[1] for names in ALL if len(names) == 2} == {"check", "diff", "publish", "history"}
