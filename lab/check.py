@@ -15,6 +15,7 @@ from lab.parameters import Request, compare, fingerprint, request_to
 from lab.receipts import Receipt
 from service.archive.schemas import microseconds
 from service.engine import Postback, PostbackState
+from service.engine.rulebook import BROWSER_METHODS
 
 # postback_id, recipient, trigger, kind, parameter, expected, found, place
 Finding = tuple[str, str, str, str, str, "str | None", "str | None", str]
@@ -97,7 +98,7 @@ class Check:
                 continue
             self.sent.add(identity)
             last[identity] = f"{state} after attempt {number}" + (f", status {status}" if status else "")
-            if state == "delivered":
+            if state in ("delivered", "handed_out"):
                 self.repeated += identity in self.delivered
                 if identity not in self.delivered:
                     self._time(wanted, microseconds(time), "sent")
@@ -133,7 +134,8 @@ class Check:
                 self._message(wanted, receipt.request, "received")
                 if receipt.time_us and first:
                     self._time(wanted, receipt.time_us + behind_us, "received")
-        for identity in sorted(self.delivered - seen):
+        by_browsers = {one.id for one in self.expected.values() if one.method in BROWSER_METHODS}  # without our headers
+        for identity in sorted(self.delivered - seen - by_browsers):
             self.never_received(identity)
 
     def received_as(self, identity: str, request: Request | None, time_us: int, first: bool) -> None:

@@ -15,7 +15,8 @@ from litestar.datastructures import State
 
 from service.admin.routes import status_routes
 from service.engine import EMPTY, Rulebook
-from service.intake.browser import tag
+from service.intake.browser import confirm, tag
+from service.intake.browser_pages import Pages
 from service.intake.follower import Follower
 from service.intake.front import Front
 from service.intake.journal import RedisJournal
@@ -49,18 +50,20 @@ def build(settings: Settings, journal_type: type[RedisJournal] = RedisJournal) -
         journal = journal_type(settings, lambda numbers: void(sender.submit(wakeups.track, numbers)))
         follower = Follower(journal.connection, settings.spool_path / "rulebook.toml")
         app.state.journal, app.state.follower = journal, follower
-        intake.connect(journal, follower.current)
+        pages = app.state.pages = Pages(settings, journal.connection)
+        intake.connect(journal, follower.current, pages)
         await follower.start()
         await journal.start()
-        following = asyncio.create_task(follower.follow())
+        beside = [asyncio.create_task(follower.follow()), asyncio.create_task(pages.listen())]
         yield
-        following.cancel()
+        for task in beside:
+            task.cancel()
         await journal.stop()
         sender.shutdown(wait=False, cancel_futures=True)  # a wake-up that is not sent costs only time
 
     intake = Intake(settings.partitions, Proxies(settings.trusted_networks), Keys(os.environ))
     rest = Litestar(
-        route_handlers=[*intake_routes(intake), tag, *status_routes(settings), healthz, readyz],
+        route_handlers=[*intake_routes(intake), tag, confirm, *status_routes(settings), healthz, readyz],
         lifespan=[lifespan],
         openapi_config=None,
         logging_config=None,

@@ -10,6 +10,7 @@ FAILING = "bt:failing"  # hash: recipient -> failures in a row
 FAILING_SINCE = "bt:failing:since"  # hash: recipient -> time_us of the first of them
 PAUSED = "bt:paused"  # hash: recipient -> since when, why, how often it was probed
 PROBES = "bt:probes"  # sorted set: paused recipient by time_us of its next probe
+DECIDED = "bt:decided"  # channel: ids of hits of browsers, 32 characters each, as soon as they are decided
 RATES = "bt:rates"  # hash: recipient -> time_us from which on its rate allows the next call
 ARCHIVE_LEASE = "bt:archive:lease"
 ARCHIVED = (
@@ -23,9 +24,9 @@ class Partition:
     """Keys of one partition."""
 
     __slots__ = (
-        "attempts", "bases", "caps", "counts", "dead", "decisions", "due", "ended", "fence", "head", "inflight",
+        "attempts", "bases", "caps", "counts", "dead", "decisions", "due", "ended", "fence", "handed", "head", "inflight",
         "journal", "kept", "late", "lease", "number", "owners", "poison", "postbacks", "promises", "settled",
-        "tracked", "tries", "txids", "visitors", "wake", "writers",
+        "tracked", "tries", "txids", "visitors", "waiting", "wake", "writers",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str = "") -> None:
@@ -50,7 +51,9 @@ class Partition:
         self.tries = base + "tries"  # hash: postback id -> number of the last try that was handed out
         self.bases = base + "bases"  # hash: postback id -> tries that count no more for the ladder
         self.ended = base + "ended"  # hash: id of a postback that was given up -> number of its last try and its state
-        self.late = base + "late"  # with : and a postback id: number of the last try, for tries that are still under way
+        self.late = (
+            base + "late"
+        )  # with : and a postback id: number of the last try, for tries that are still under way
         self.due = base + "due"  # sorted set: postback id by time_us when it is due
         self.inflight = (
             base + "inflight"
@@ -58,7 +61,13 @@ class Partition:
         self.dead = base + "dead"  # sorted set: postback id by time_us of giving up
         self.kept = base + "kept"  # set: ids of hits that the tables have and Redis has lost; they are not taken again
         self.settled = base + "settled"  # hash: postback id -> what the tables know of it, until it is promised again
+        self.waiting = base + "waiting"  # with : and a visitor id: list of the postbacks that wait for its browser
+        self.handed = base + "handed"  # with : and a postback id: token and time_us of its hand-out to a browser
         self.poison = base + "poison"  # hash: seq -> error of an entry that could not be handled
+
+    def waiting_of(self, visitor: str) -> str:
+        """List of the postbacks that wait for the browser of a visitor."""
+        return f"{self.waiting}:{visitor}"
 
 
 OPERATOR_NAME = "operator"

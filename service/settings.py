@@ -23,6 +23,7 @@ BOUNDS = {
     "worker_threads": (2, 1024),
     "pause_ms": (0, 86_400_000),
     "probe_ms": (10, 3_600_000),
+    "browser_wait_ms": (0, 10_000),
     "keep_days": (0, 100_000),
     "vacuum_hours": (1, 8_760),
 }
@@ -87,6 +88,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """When a paused recipient is tried again; each further probe waits twice as long, an hour at most."""
     operator_webhook: str = ""
     """Address that is told when a recipient is paused or reopened; nobody if empty."""
+    browser_wait_ms: int = 300
+    """How long the answer to a page waits for the outcome of its hit; what comes later goes out with the next one."""
+    browser_keep_s: int = 604_800
+    """How long a postback waits for the visitor's browser."""
     allow_addresses: str = ""
     """Networks that postbacks may go to although they are internal, comma separated, such as 127.0.0.1/32."""
     archive_ms: int = 1_000

@@ -15,6 +15,7 @@ import redis.asyncio as aioredis
 
 from service import epochs, keys
 from service.archive.schemas import Attempt
+from service.delivery.browser import Expired
 from service.delivery.due import Done, DueIndex, Taken
 from service.delivery.health import Health
 from service.delivery.ladder import CLASSES_OF_HEALTH
@@ -22,7 +23,7 @@ from service.delivery.record import Answer, Method, Owner, Request, attempt_of
 from service.delivery.shares import Shares
 from service.delivery.webhook import NAME_TIMEOUT_S, Webhooks
 from service.engine import EMPTY, Postback, Rulebook
-from service.engine.rulebook import apart_us
+from service.engine.rulebook import BROWSER_METHODS, apart_us
 from service.rulebooks import compiled
 from service.settings import Settings
 
@@ -39,7 +40,9 @@ OPERATOR_KEEPS = 1_000
 
 def methods_of(settings: Settings) -> dict[str, Method]:
     """The ways to deliver, by their names in the rulebook."""
-    return {"webhook": Webhooks(settings.delivery_timeout_ms, settings.allowed_networks, os.environ)}
+    methods: dict[str, Method] = dict.fromkeys(sorted(BROWSER_METHODS), Expired())
+    methods["webhook"] = Webhooks(settings.delivery_timeout_ms, settings.allowed_networks, os.environ)
+    return methods
 
 
 class Courier:

@@ -15,7 +15,7 @@ JITTER = 0.2
 RETRY_AFTER_MAX_S = 86_400
 RETRIED_STATUS = frozenset({408, 425, 429})
 
-DELIVERED, RETRY, FINAL = "delivered", "retry", "final"
+DELIVERED, RETRY, FINAL, WAITS = "delivered", "retry", "final", "waits"
 
 # result classes of an attempt: what is done next
 RESULTS = {
@@ -32,6 +32,9 @@ RESULTS = {
     "address": FINAL,  # the guard refused the address
     "no_secret": RETRY,  # the variable that holds the recipient's secret is not set
     "unknown": RETRY,  # the delivering process died before it could tell
+    "handed_out": WAITS,  # a browser was given it: a redirect is the end, a script confirms what ran
+    "script_error": FINAL,  # the snippet ran into an error in the browser
+    "expired": FINAL,  # no browser came for it, or none confirmed it, in time
 }
 
 # what a result says about its recipient: it is well, it fails, or it wants nothing more; the others say nothing

@@ -34,9 +34,7 @@ FOR_PAGES: list[Header] = [
 ]
 NO_STORE: Header = (b"cache-control", b"no-store")
 NOT_STORED = "not_stored"
-_ADDRESS = (
-    "!#$%&'()*+,/:;=?@[]~"  # RFC 3986, 2.2; what else a raw macro brought is encoded, or no header could carry it
-)
+ADDRESS = "!#$%&'()*+,/:;=?@[]~"  # RFC 3986, 2.2; what else a raw macro brought is encoded, or no header could carry it
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -131,7 +129,7 @@ def landing(hit: Hit, event: Event, rulebook: Rulebook) -> str:
     named = {name for name, _ in parse_qsl(target.query, keep_blank_values=True)}
     kept = {name: value for name, value in event.params.items() if name not in named and name != "affiliate_click_id"}
     query = "&".join(part for part in (target.query, urlencode(kept)) if part)
-    return quote(urlunsplit(target._replace(query=query)), safe=_ADDRESS)
+    return quote(urlunsplit(target._replace(query=query)), safe=ADDRESS)
 
 
 def may_lead_to(address: str, hosts: Sequence[str]) -> bool:

@@ -11,11 +11,12 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 import msgspec
-from litestar import Request, Response, get
+from litestar import HttpMethod, Request, Response, get, route
 from litestar.datastructures import State
 
 from service.engine.model import Event, Reason, Rejection
 from service.engine.rulebook import Client, Rulebook
+from service.intake.browser_pages import Pages
 from service.intake.capture import DO_NOT_TRACK
 from service.intake.examine import Found
 
@@ -42,6 +43,28 @@ async def tag(request: Request[Any, Any, Any], state: State) -> Response[str]:
     if etag in seen or "*" in seen:
         return Response("", status_code=304, headers=headers)
     return Response(body, headers=headers)
+
+
+@route("/confirm", http_method=[HttpMethod.GET, HttpMethod.POST], media_type="text/plain", status_code=200)
+async def confirm(request: Request[Any, Any, Any], state: State) -> Response[str]:
+    """A browser says that it ran what it was given: 204. p, id, token: as they came with it. error: what went wrong."""
+    asked = request.query_params.get
+    partition = asked("p", "")
+    headers = {"access-control-allow-origin": "*", "cache-control": "no-store"}
+    pages: Pages = state.pages
+    try:
+        known = (
+            partition.isascii()
+            and partition.isdigit()
+            and await pages.hand_outs.confirm(
+                int(partition[:4]), asked("id", ""), asked("token", ""), asked("error", "")
+            )
+        )
+    except Exception as error:
+        return Response(f"it cannot be recorded at the moment: {error}\n", status_code=503, headers=headers)
+    if known:
+        return Response("", status_code=204, headers=headers)
+    return Response("nothing was handed out under this token, or it was confirmed\n", status_code=404, headers=headers)
 
 
 @lru_cache(maxsize=256)

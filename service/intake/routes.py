@@ -19,7 +19,8 @@ from service.engine.partition import partition_of
 from service.engine.rulebook import EMPTY, Rulebook
 from service.intake.answers import FOR_PAGES, TEXT, Answer, Header, answer, batch_answer
 from service.intake.browser import untracked
-from service.intake.capture import DISCONNECTED, DO_NOT_TRACK, METHODS, Headers, capture, headers_of, read_body
+from service.intake.browser_pages import Pages
+from service.intake.capture import DO_NOT_TRACK, METHODS, Headers, capture, headers_of, read_body
 from service.intake.examine import Found, examine
 from service.intake.journal import Journal, NotStoredError
 from service.intake.lines import MAX_BATCH_BYTES, BadBatchError, hits_of, lines_of
@@ -39,9 +40,12 @@ class Intake:
         self._keys = keys
         self._journal: Journal
         self._rulebook: Callable[[], Rulebook | None]
+        self._pages: Pages | None = None
 
-    def connect(self, journal: Journal, rulebook: Callable[[], Rulebook | None]) -> None:
-        """journal: where hits go. rulebook: gives the rulebook in force, None while it is not known."""
+    def connect(self, journal: Journal, rulebook: Callable[[], Rulebook | None], pages: Pages | None = None) -> None:
+        """journal: where hits go. rulebook: gives the rulebook in force, None while it is not known. pages: who gives out
+        what waits for a visitor's browser, None if nobody does."""
+        self._pages = pages
         self._journal = journal
         self._rulebook = rulebook
 
@@ -86,10 +90,16 @@ class Intake:
         found = examine(hit, known or EMPTY, Seal(self._keys, hit.query, hit.body), detail)
         if DO_NOT_TRACK in hit.flags:
             found = untracked(found)
+        pages = self._pages
+        waiting = pages.expect(found, known or EMPTY) if pages is not None else None
         found, stored = await self._keep(found, known)
-        if DISCONNECTED not in hit.flags:
-            hit, parsed, leads = found
-            await _send(send, answer(hit, parsed, _wants_json(headers), known or EMPTY, stored, leads))
+        hit, parsed, leads = found
+        reply = answer(hit, parsed, _wants_json(headers), known or EMPTY, stored, leads)
+        if pages is not None and waiting is not None and stored:
+            reply = await pages.answer(found, waiting, reply)
+        await _send(send, reply)  # to a broken body too: its sender may still be there, and the server would say 500 for us
+        if pages is not None and waiting is not None:
+            pages.forget(hit.id)
 
     async def _keep(self, found: Found, known: Rulebook | None) -> tuple[Found, bool]:
         """Store the hit, and whether it is stored. Without a rulebook every client looks unknown, and a refusal binds: then

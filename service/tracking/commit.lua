@@ -1,8 +1,9 @@
 -- Writes what one batch of decisions leaves behind, all of it or nothing: every check stands before the first write.
 -- KEYS: fence, lease, tracked, head, owners, visitors, txids, caps, counts, decisions, postbacks, promises, due, settled, tries, dead, ended
--- ARGV: fence, lease_ms, seq before, epoch after, seq after, rulebook id, time_us, then seven lists, each with its length first:
+-- ARGV: fence, lease_ms, seq before, epoch after, seq after, rulebook id, time_us, then ten lists, each with its length first:
 --   owners (key, visitor), visitors (id, visitor), dropped visitors (id), txids (key, time), caps (key, count),
---   counts (field, increment), decisions (stream id, outcome), postbacks (id, due_us or 0, postback)
+--   counts (field, increment), decisions (stream id, outcome), postbacks (id, due_us or 0, postback),
+--   for browsers (waiting list, postback id, seconds), waiting lists of the absorbed (from, to)
 -- Returns the number of postbacks so far; an error tells what did not fit.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED another actor holds the partition') end
 local tracked = redis.call('HGET', KEYS[3], 'seq') or '0'
@@ -36,8 +37,8 @@ local n = tonumber(redis.call('HGET', KEYS[4], 'postbacks') or '0')
 -- after Redis came back without its end, a postback is promised once more, and the tables know what became of it
 local recalled = redis.call('EXISTS', KEYS[14]) == 1
 local function promise(id, due, postback)
-  local state, tries, moment = string.match(recalled and redis.call('HGET', KEYS[14], id) or '', '(%a+) (%d+) (%d+)')
-  if state == 'delivered' then return end
+  local state, tries, moment = string.match(recalled and redis.call('HGET', KEYS[14], id) or '', '([%a_]+) (%d+) (%d+)')
+  if state == 'delivered' or state == 'handed_out' then return end
   redis.call('HSET', KEYS[12], id, postback)
   if state == nil then
     redis.call('ZADD', KEYS[13], due, id)
@@ -55,6 +56,19 @@ each(3, function(i)
   if ARGV[i + 1] ~= '0' then promise(ARGV[i], ARGV[i + 1], ARGV[i + 2]) end
 end)
 redis.call('HSET', KEYS[4], 'postbacks', string.format('%.0f', n))
+each(3, function(i)
+  redis.call('RPUSH', ARGV[i], ARGV[i + 1])
+  redis.call('LTRIM', ARGV[i], -1000, -1) -- the newest; what falls out expires without having been looked at
+  redis.call('EXPIRE', ARGV[i], ARGV[i + 2])
+end)
+each(2, function(i)
+  local left = redis.call('PTTL', ARGV[i])
+  if left > 0 then
+    for _, id in ipairs(redis.call('LRANGE', ARGV[i], 0, -1)) do redis.call('RPUSH', ARGV[i + 1], id) end
+    redis.call('PEXPIRE', ARGV[i + 1], math.max(left, redis.call('PTTL', ARGV[i + 1])))
+    redis.call('DEL', ARGV[i])
+  end
+end)
 redis.call('HSET', KEYS[3], 'epoch', ARGV[4], 'seq', ARGV[5], 'rulebook', ARGV[6], 'time', ARGV[7])
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 return n

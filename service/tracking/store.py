@@ -9,12 +9,15 @@ import msgspec
 import redis
 
 from service.engine.model import Event, Outcome, Postback, PostbackState, Rejection
+from service.engine.rulebook import BROWSER_METHODS
 from service.engine.visitors import State, Visitor, wanted_keys
 from service.keys import Partition
 from service.scripts import Script
 from service.tracking.counters import increments
 
 _encode = msgspec.msgpack.Encoder().encode
+Two = tuple[str, str]
+
 _visitor = msgspec.msgpack.Decoder(Visitor).decode
 
 
@@ -96,9 +99,16 @@ def commit_keys(place: Partition) -> list[str]:
     ]  # fmt: skip
 
 
-def commit_args(state: Recording, decided: Sequence[tuple[int, Outcome]]) -> list[Any]:
-    """The lists of the commit script. decided: epoch and outcome of each hit, in order."""
+def commit_args(
+    state: Recording, decided: Sequence[tuple[int, Outcome]], place: Partition | None = None, keep_s: int = 0
+) -> list[Any]:
+    """The lists of the commit script.
+
+    decided: epoch and outcome of each hit, in order. keep_s: how long a postback waits for a browser. place: whose
+    keys that are, None where nothing waits for one.
+    """
     postbacks = [postback for _, outcome in decided for postback in outcome.postbacks]
+    in_browsers, moved = for_browsers(place, state, [outcome for _, outcome in decided]) if place else ([], [])
     rows = [(f"{epoch}-{outcome.seq}", _encode(without_postbacks(outcome))) for epoch, outcome in decided]
     lists: tuple[tuple[int, list[Any]], ...] = (
         (2, [part for pair in state.new_owners.items() for part in pair]),
@@ -108,7 +118,9 @@ def commit_args(state: Recording, decided: Sequence[tuple[int, Outcome]]) -> lis
         (2, [part for pair in state.new_caps.items() for part in pair]),
         (2, [part for pair in increments(outcome for _, outcome in decided).items() for part in pair]),
         (2, [part for row in rows for part in row]),
-        (3, [part for postback in postbacks for part in _promise(postback)]),
+        (3, [part for postback in postbacks for part in _promise(postback, keep_s)]),
+        (3, [part for one in in_browsers for part in (*one, keep_s)]),
+        (2, [part for one in moved for part in one]),
     )
     args: list[Any] = []
     for width, values in lists:
@@ -117,9 +129,28 @@ def commit_args(state: Recording, decided: Sequence[tuple[int, Outcome]]) -> lis
     return args
 
 
-def _promise(postback: Postback) -> tuple[str, int, bytes]:
+def _promise(postback: Postback, keep_s: int) -> tuple[str, int, bytes]:
+    """id, when it is due, and itself. One for a browser is due for the courier when it expires."""
     due_us = postback.time_us if postback.state == PostbackState.DUE.value else 0
+    if due_us and postback.method in BROWSER_METHODS:
+        due_us += keep_s * 1_000_000
     return postback.id, due_us, _encode(postback)
+
+
+def for_browsers(place: Partition, state: State, outcomes: Sequence[Outcome]) -> tuple[list[Two], list[Two]]:
+    """Postbacks that wait for browsers, each with the list that it waits in, and lists that go on in another one.
+
+    What an event with a tag id that is not believed has fired waits nowhere: it is not the visitor who may have it.
+    """
+    waiting, moved = [], []
+    for outcome in outcomes:
+        moved += [(place.waiting_of(one), place.waiting_of(outcome.visitor)) for one in outcome.absorbed]
+        for postback in outcome.postbacks:
+            if postback.method in BROWSER_METHODS and postback.state == PostbackState.DUE.value:
+                visitor, tag = state.visitors.get(outcome.visitor), outcome.fields.get("tag_id")
+                if visitor is not None and (tag is None or tag in visitor.browsers):
+                    waiting.append((place.waiting_of(visitor.id), postback.id))
+    return waiting, moved
 
 
 def without_postbacks(outcome: Outcome) -> Outcome:

@@ -10,8 +10,10 @@ from typing import Any
 import msgspec
 import redis
 
+from service import keys
 from service.archive import past
 from service.engine import EMPTY, Entry, Hit, Outcome, Rulebook, parse, process
+from service.engine.parse import BROWSER_ROUTES
 from service.keys import Partition
 from service.rulebooks import Shelf
 from service.scripts import Script
@@ -164,6 +166,7 @@ class Tracker:
             for entry, event in zip(entries, parsed, strict=True)
         ]
         self._write(state, decided, entries[-1])
+        self._tell_pages(entries)
         self._caps.update(state.new_caps)
         self._report(decided)
 
@@ -171,13 +174,23 @@ class Tracker:
         args = [self._fence, self._settings.lease_ms, self._seq, last.epoch, last.seq, self._rulebook.id, last.time_us]
         asked_s = time.monotonic()
         try:
-            self._commit(commit_keys(self._place), [*args, *commit_args(state, decided)])
+            self._commit(
+                commit_keys(self._place),
+                [*args, *commit_args(state, decided, self._place, self._settings.browser_keep_s)],
+            )
         except redis.ResponseError as error:
             if str(error).startswith(("FENCED", "POSITION")):
                 raise FencedError(str(error)) from None
             raise
         self._renewed_s = asked_s
         self._epoch, self._seq = last.epoch, last.seq
+
+    def _tell_pages(self, entries: Sequence[Entry]) -> None:
+        """Answers to pages may wait for this. A message that nobody hears costs only time."""
+        if self._rulebook.in_browsers:
+            seen = [one.hit.id for one in entries if one.hit is not None and one.hit.route in BROWSER_ROUTES]
+            if seen:
+                self._redis.publish(keys.DECIDED, "".join(seen))
 
     def _report(self, decided: list[tuple[int, Outcome]]) -> None:
         for _, outcome in decided:

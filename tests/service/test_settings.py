@@ -137,6 +137,7 @@ def test_the_readmes_name_the_keys_in_redis_and_no_other() -> None:
         keys.PAUSED,
         keys.PROBES,
         keys.RATES,
+        keys.DECIDED,
         "bt:room",
         "bt:operator",
     }
