@@ -4,46 +4,78 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import msgspec
 import pytest
 from pyreqwest.http import Url
 
 from service.delivery import guard
 from service.delivery.guard import GuardError, UnknownHostError
 from service.delivery.webhook import Caller, Request
+from service.servers import check_journal
+from service.settings import Settings
+from tests.service.faults import Faults
+from tests.waiting import until
 
 
 def words(text: str) -> list[str]:
     return text.split()
 
 
-# Forms of internal addresses. Sources: RFC 6890 and the IANA registries of special-purpose addresses; RFC 3986 section
-# 7.4 and the WHATWG URL standard for the rare spellings; RFC 4291, 6052, 3056, 4380 and 5214 for what hides IPv4 in IPv6;
-# the metadata addresses from the documentation of the clouds.
-INTERNAL = words("""
-127.0.0.1 127.255.255.254 127.1 127.0.1 2130706433 0x7f000001 0x7f.1 0x7f.0x0.0x0.0x1 0177.0.0.1 017700000001
-0177.0.0.01 127.0.0.1. 127.1. 127.0x1 0X7F.0.0.1 00000177.1 %31%32%37.0.0.1 127%2e0.0.1
-１２７.0.0.1 ①②⑦.0.0.1 127。0。0。1 127．0．0．1 𝟏𝟐𝟕.𝟎.𝟎.𝟏
-0 0.0.0.0 0x0 0.0.0.1 0.255.255.255
-10.0.0.1 10.1 167772161 0xa000001 012.0.0.1 10.255.255.255
-172.16.0.1 172.31.255.255 172.17.0.1 2886729729 192.168.0.1 192.168.1 0xc0a80001 0300.0250.0.1 192.168.255.255
-100.64.0.1 100.127.255.255 100.100.100.200
-169.254.0.1 169.254.169.254 2852039166 0xa9fea9fe 0251.0376.0251.0376 169.254.43518 169.254.169.254. 169.254.170.2
-192.0.0.1 192.0.0.9 192.0.0.192 192.0.2.1 198.18.0.1 198.19.255.255 198.51.100.7 203.0.113.9 192.88.99.1 168.63.129.16
-224.0.0.1 239.255.255.255 240.0.0.1 255.255.255.255 4294967295 0xffffffff
-[::1] [::] [0:0:0:0:0:0:0:1] [0000::0001] [::127.0.0.1] [::7f00:1] [::a00:1]
-[::ffff:127.0.0.1] [::ffff:7f00:1] [0:0:0:0:0:ffff:7f00:1] [::ffff:10.0.0.1] [::ffff:169.254.169.254] [::FFFF:A9FE:A9FE]
-[::ffff:8.8.8.8] [::ffff:0:127.0.0.1] [::ffff:0:7f00:1]
-[64:ff9b::127.0.0.1] [64:ff9b::7f00:1] [64:ff9b::a9fe:a9fe] [64:ff9b::8.8.8.8] [64:ff9b:1::1] [64:ff9b:1:ffff::10.0.0.1]
-[2002:7f00:1::] [2002:7f00:1::1] [2002:a00:1::1] [2002:c0a8:1::1] [2002:a9fe:a9fe::]
-[2001::1] [2001:0:7f00:1::] [2001:0:4136:e378:8000:63bf:80ff:fffe] [2001:0:a00:1::1]
-[2001:470::5efe:127.0.0.1] [2001:470::200:5efe:10.0.0.1] [fe80::5efe:169.254.169.254]
-[fe80::1] [fe80::a9fe:a9fe] [febf::1] [fec0::1] [feff::1] [fc00::1] [fd00::1] [fd00:ec2::254] [fd20:ce::254]
-[ff02::1] [ff0e::1] [100::1] [2001:db8::1] [2001:2::1] [2001:10::1] [2001:20::1] [3fff::1] [5f00::1] [4000::1] [e000::1]
-""")
+# Forms of internal addresses, each line with its source. Registries: IANA's of special-purpose addresses for IPv4 and IPv6
+# (RFC 6890 and its updates). Spellings: RFC 3986 section 7.4, and the IPv4 parser and IDNA mapping of the WHATWG standard.
+INTERNAL_BY_SOURCE = (
+    ("RFC 1122 3.2.1.3: loopback", "127.0.0.1 127.255.255.254"),
+    ("WHATWG IPv4 parser: fewer parts", "127.1 127.0.1 127.0x1"),
+    ("WHATWG IPv4 parser: one decimal", "2130706433 167772161 2886729729 2852039166 4294967295 0"),
+    ("WHATWG IPv4 parser: hexadecimal", "0x7f000001 0x7f.1 0x7f.0x0.0x0.0x1 0X7F.0.0.1 0xa000001 "
+     "0xc0a80001 0xa9fea9fe 0xffffffff 0x0"),
+    ("WHATWG IPv4 parser: octal", "0177.0.0.1 017700000001 0177.0.0.01 00000177.1 012.0.0.1 0300.0250.0.1 "
+     "0251.0376.0251.0376"),
+    ("WHATWG IPv4 parser: trailing dot", "127.0.0.1. 127.1. 169.254.169.254."),
+    ("RFC 3986 2.1: percent-encoded", "%31%32%37.0.0.1 127%2e0.0.1"),
+    ("UTS 46: digits and dots of other scripts", "１２７.0.0.1 ①②⑦.0.0.1 127。0。0。1 127．0．0．1 𝟏𝟐𝟕.𝟎.𝟎.𝟏"),
+    ("RFC 1122 3.2.1.3: this network", "0.0.0.0 0.0.0.1 0.255.255.255"),
+    ("RFC 1918: private", "10.0.0.1 10.1 10.255.255.255 172.16.0.1 172.31.255.255 172.17.0.1 "
+     "192.168.0.1 192.168.1 192.168.255.255"),
+    ("RFC 6598: shared", "100.64.0.1 100.127.255.255 100.100.100.200"),
+    ("RFC 3927: link-local, and the clouds' metadata", "169.254.0.1 169.254.169.254 169.254.43518 169.254.170.2"),
+    ("RFC 6890: protocol assignments", "192.0.0.1 192.0.0.9 192.0.0.192"),
+    ("RFC 5737: documentation", "192.0.2.1 198.51.100.7 203.0.113.9"),
+    ("RFC 2544: benchmarks", "198.18.0.1 198.19.255.255"),
+    ("RFC 7526: 6to4 relays", "192.88.99.1"),
+    ("a large cloud's platform, from its documentation", "168.63.129.16"),
+    ("RFC 5771, 1112, 919: multicast, reserved, broadcast", "224.0.0.1 239.255.255.255 240.0.0.1 255.255.255.255"),
+    ("RFC 4291 2.5: loopback and unspecified", "[::1] [::] [0:0:0:0:0:0:0:1] [0000::0001]"),
+    ("RFC 4291 2.5.5.1: compatible", "[::127.0.0.1] [::7f00:1] [::a00:1]"),
+    ("RFC 4291 2.5.5.2: mapped", "[::ffff:127.0.0.1] [::ffff:7f00:1] [0:0:0:0:0:ffff:7f00:1] [::ffff:10.0.0.1] "
+     "[::ffff:169.254.169.254] [::FFFF:A9FE:A9FE] [::ffff:8.8.8.8]"),
+    ("RFC 2765: translated", "[::ffff:0:127.0.0.1] [::ffff:0:7f00:1]"),
+    ("RFC 6052 and 8215: NAT64", "[64:ff9b::127.0.0.1] [64:ff9b::7f00:1] [64:ff9b::a9fe:a9fe] [64:ff9b::8.8.8.8] "
+     "[64:ff9b:1::1] [64:ff9b:1:ffff::10.0.0.1]"),
+    ("RFC 3056: 6to4", "[2002:7f00:1::] [2002:7f00:1::1] [2002:a00:1::1] [2002:c0a8:1::1] [2002:a9fe:a9fe::]"),
+    ("RFC 4380: Teredo", "[2001::1] [2001:0:7f00:1::] [2001:0:4136:e378:8000:63bf:80ff:fffe] [2001:0:a00:1::1]"),
+    ("RFC 5214: ISATAP", "[2001:470::5efe:127.0.0.1] [2001:470::200:5efe:10.0.0.1] [fe80::5efe:169.254.169.254]"),
+    ("RFC 4291 2.5.6: link-local", "[fe80::1] [fe80::a9fe:a9fe] [febf::1]"),
+    ("RFC 3879: site-local", "[fec0::1] [feff::1]"),
+    ("RFC 4193: unique local, and the clouds' metadata", "[fc00::1] [fd00::1] [fd00:ec2::254] [fd20:ce::254]"),
+    ("RFC 4291 2.7: multicast", "[ff02::1] [ff0e::1]"),
+    ("RFC 6666: discard", "[100::1]"),
+    ("RFC 3849 and 9637: documentation", "[2001:db8::1] [3fff::1]"),
+    ("RFC 5180, 4843, 7343: benchmarks, ORCHID", "[2001:2::1] [2001:10::1] [2001:20::1]"),
+    ("RFC 9602: segment routing", "[5f00::1]"),
+    ("IANA IPv6 address space: not global unicast", "[4000::1] [e000::1]"),
+)  # fmt: skip
+INTERNAL = [form for _, forms in INTERNAL_BY_SOURCE for form in words(forms)]
 
 PUBLIC = words("""
 1.1.1.1 8.8.8.8 8.8.4.4. 134744072 0x08080808 010.8.8.8 9.255.255.255 11.0.0.1 100.63.255.255 100.128.0.1 126.255.255.255
@@ -171,3 +203,80 @@ def test_exceptions_are_exactly_the_networks_that_are_named() -> None:
     for host in ("127.0.0.2", "10.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "[64:ff9b::127.0.0.1]"):
         with pytest.raises(GuardError):
             resolve(host, allowed)
+
+
+class Counted(Names):
+    """The same, and it counts the look-ups."""
+
+    looked_up = 0
+
+    async def getaddrinfo(self, host: Any, port: Any, **more: Any) -> list[Any]:
+        self.looked_up += 1
+        return await super().getaddrinfo(host, port, **more)
+
+
+def called(
+    url: str, answers: list[list[str]], allowed: Sequence[guard.Network], times: int = 1
+) -> tuple[list[str], int]:
+    """Result classes of calls by one caller where names resolve so, and how often a name was looked up."""
+
+    async def main() -> list[str]:
+        caller = Caller(2_000, allowed)
+        said = [(await caller.call(Request("GET", url, {}, ""))).result for _ in range(times)]
+        await caller.close()
+        return said
+
+    loop = Counted(answers)
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        return runner.run(main()), loop.looked_up
+
+
+def test_the_address_that_was_checked_is_the_one_that_is_called() -> None:
+    # given a name that is the server's at the check, and something else at every later look
+    with Faults() as server:
+        url = server.url("/seen").replace("127.0.0.1", "partner.example")
+        said, looked_up = called(url, [["127.0.0.1"], ["10.0.0.1"], []], (ipaddress.ip_network("127.0.0.1/32"),), 2)
+    # then two calls reach the server that was checked, with the name's own Host, after one look
+    assert (said, looked_up) == (["delivered", "delivered"], 1)
+    assert [request.headers["host"] for request in server.requests] == [f"partner.example:{server.port}"] * 2
+
+
+def test_a_name_that_turns_internal_between_two_calls_is_not_called() -> None:
+    # given a name that has an allowed address at first, and a forbidden one beside it later
+    with Faults() as server:
+        url = server.url("/seen").replace("127.0.0.1", "partner.example")
+        allowed = (ipaddress.ip_network("127.0.0.1/32"),)
+        first, _ = called(url, [["127.0.0.1"]], allowed)
+        second, _ = called(url, [["127.0.0.1", "169.254.169.254"]], allowed)
+    # then the second check refuses it, although one of its addresses is allowed
+    assert (first, second) == (["delivered"], ["address"]) and len(server.requests) == 1
+
+
+@pytest.mark.parametrize("target", ["http://169.254.169.254/latest", "http://[::ffff:10.0.0.1]/", "http://2130706433/x",
+                                    "http://localhost/x", "//127.0.0.1/x", "/caught"])  # fmt: skip
+def test_a_redirect_leads_nowhere(target: str) -> None:
+    with Faults() as server:
+        said, looked_up = called(
+            server.url(f"/to/{quote(target, safe='')}"), [], (ipaddress.ip_network("127.0.0.1/32"),)
+        )
+    assert (said, looked_up, len(server.requests)) == (["redirect"], 0, 1)
+
+
+@pytest.mark.parametrize("allowed", ["127.0.0.1/32,10.1.0.0/16", ""])
+def test_the_start_up_log_shows_the_exceptions(settings: Settings, allowed: str) -> None:
+    # given a worker with or without exceptions
+    environment = msgspec.structs.replace(settings, allow_addresses=allowed).environment()
+    check_journal(settings.journal_url, settings.partitions).close()
+    command = [str(Path(sys.executable).with_name("backtrack")), "worker", "--queues", "delivery"]
+    worker = subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE, text=True)
+    # when it has started
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.extend(worker.stderr or ()), daemon=True)
+    reader.start()
+    until(lambda: any("worker ready" in line for line in lines), "the worker")
+    worker.terminate()
+    worker.wait(20)
+    reader.join(5)
+    # then its log says where postbacks may go beside public addresses, and is silent where that is nowhere
+    said = [line for line in lines if "internal addresses" in line]
+    assert len(said) == bool(allowed) and all(allowed in line for line in said)
