@@ -66,6 +66,10 @@ class Appender:
             self._note_back()
         return left
 
+    def refuses(self, partition: int) -> bool:
+        """Whether the partition took nothing the last time, although the server is there."""
+        return partition in self._complaints
+
     def _note_refusal(self, partition: int, error: Exception) -> bool:
         """What one partition does not take is its own affair, unless the whole server is away. True if entries are lost."""
         if is_away(error):

@@ -147,9 +147,11 @@ class RedisJournal:
         """Journal first; behind what waits in the spool, and for what did not arrive, the spool."""
         lost = batches
         try:
-            if len(self.spool) and not self.away:
+            if any(self._will_drain(batch) for batch in batches):
                 await self._let_drain()
-            left = batches if len(self.spool) else await self._appender.append(batches)
+            behind = [batch for batch in batches if self.spool.holds(batch.partition)]
+            free = [batch for batch in batches if not self.spool.holds(batch.partition)]
+            left = behind + (await self._appender.append(free) if free else [])
             lost = left if left and not await self._to_spool(left) else []
         except Exception:  # whoever waits must hear that nothing is promised
             log.exception("%d hits refused", sum(batch.count for batch in batches))
@@ -170,6 +172,10 @@ class RedisJournal:
         self._spooled.set()
         return True
 
+    def _will_drain(self, batch: Batch) -> bool:
+        """Whether the batch has to go behind others that will not wait for long."""
+        return self.spool.holds(batch.partition) and not self.away and not self._appender.refuses(batch.partition)
+
     async def _let_drain(self) -> None:
         try:
             await asyncio.wait_for(self._drained.wait(), DRAIN_FIRST_S)
@@ -177,15 +183,16 @@ class RedisJournal:
             pass
 
     async def _drain(self) -> None:
-        """Append what waits in the spool, in order, until it is empty or the journal takes no more."""
+        """Append what waits in the spool, in the order of each partition, until it is empty or no partition takes more."""
         await self._spooled.wait()
         while len(self.spool):
             async with self._spool_lock:
                 front = await asyncio.to_thread(self.spool.front)
             left = await self._appender.append(front)
+            refused = {batch.partition for batch in left}
             async with self._spool_lock:
-                self.spool.pop(front.index(left[0]) if left else len(front))
-            if left:
+                self.spool.pop([batch.partition for batch in front if batch.partition not in refused])
+            if len(left) == len(front):
                 return
         self._spooled.clear()
         self._drained.set()
@@ -197,7 +204,7 @@ class RedisJournal:
             try:
                 count = await self._append_orphan(orphan)
                 if count is None:
-                    return
+                    continue
                 log.warning("adopted spool %s with %d batches", orphan.path, count)
             except (OSError, msgspec.DecodeError) as error:
                 log.error("spool %s stays: %s", orphan.path, error)
@@ -205,12 +212,21 @@ class RedisJournal:
                 orphan.close()
 
     async def _append_orphan(self, orphan: Orphan) -> int | None:
-        """Number of its batches, None if the journal does not take them now; what it took already, it takes once."""
-        count = 0
+        """Number of its batches, None if the journal does not take them all now; what it took already, it takes once.
+
+        A partition that takes nothing holds up no other.
+        """
+        count, refused = 0, set()
         for batch in orphan.batches():
+            if batch.partition in refused:
+                continue
             if await self._appender.append([batch]):
-                return None
+                if self.away:
+                    return None
+                refused.add(batch.partition)
             count += 1
+        if refused:
+            return None
         orphan.settle()
         return count
 

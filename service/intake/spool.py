@@ -42,10 +42,14 @@ class Spool:
         self._number = 0
         self._file: int | None = None
         self._end = 0
-        self._waiting: deque[int] = deque()  # where each record starts
+        self._waiting: dict[int, deque[int]] = {}  # partition -> where each of its records starts
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return sum(map(len, self._waiting.values()))
+
+    def holds(self, partition: int) -> bool:
+        """Whether something waits for a partition: what comes for it later must go behind."""
+        return partition in self._waiting
 
     @property
     def path(self) -> Path:
@@ -67,7 +71,7 @@ class Spool:
         places, data = [], bytearray()
         for batch in batches:
             record = _encode(batch)
-            places.append(self._end + len(data))
+            places.append((batch.partition, self._end + len(data)))
             data += _HEADER.pack(len(record), zlib.crc32(record)) + record
         try:
             file = self._open()
@@ -77,24 +81,22 @@ class Spool:
         except OSError as error:
             raise SpoolFullError(f"{self.path} cannot be written: {error}") from error
         self._end += len(data)
-        self._waiting.extend(places)
+        for partition, place in places:
+            self._waiting.setdefault(partition, deque()).append(place)
 
     def front(self) -> list[SpooledBatch]:
-        """The first batches that wait, at most one per partition: the order of a partition must not depend on one round
-        trip. Raises OSError if they cannot be read back."""
-        found: dict[int, SpooledBatch] = {}
-        for place in self._waiting:
-            batch = self._read(place)
-            if batch.partition in found:
-                break
-            found[batch.partition] = batch
-        return list(found.values())
+        """The first batch that waits for each partition: the order of one must not depend on one round trip, and one that
+        takes nothing must hold up no other. Raises OSError if they cannot be read back."""
+        return [self._read(places[0]) for places in self._waiting.values()]
 
-    def pop(self, count: int) -> None:
-        """Forget the first batches: the journal has them. The file goes when the last one is gone; until then a batch
-        that is appended again keeps its id, so the journal drops it."""
-        for _ in range(count):
-            self._waiting.popleft()
+    def pop(self, partitions: Iterable[int]) -> None:
+        """Forget the first batch of each of these partitions: the journal has them. The file goes when the last one is
+        gone; until then a batch that is appended again keeps its id, so the journal drops it."""
+        for partition in partitions:
+            places = self._waiting[partition]
+            places.popleft()
+            if not places:
+                del self._waiting[partition]
         if not self._waiting:
             self.close()
 

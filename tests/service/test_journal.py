@@ -298,10 +298,14 @@ def test_a_key_of_the_wrong_type_delays_hits_and_loses_none(settings: Settings, 
         hits = [a_hit("n=1"), a_hit("n=2"), a_hit("n=3")]
         await asyncio.gather(journal.append(2, hits[0]), journal.append(7, hits[1]))
         await journal.append(2, hits[2])
-        # then all are stored, and in the journal once somebody has put it right
+        # then the other one's is in the journal, and only those of this one wait, while others still come
+        assert len(logged(redis_journal, 7)) == 1 and len(journal.spool) == 2
+        await journal.append(7, a_hit("n=4"))
+        assert len(logged(redis_journal, 7)) == 2 and len(journal.spool) == 2 and not journal.away
+        # and all are in the journal once somebody has put it right
         redis_journal.delete(keys.Partition(2).journal)
         await drained(journal)
-        assert [hit.query for hit in logged_hits(redis_journal)] == [b"n=1", b"n=3", b"n=2"]
+        assert [hit.query for hit in logged_hits(redis_journal)] == [b"n=1", b"n=3", b"n=2", b"n=4"]
         assert gaps(redis_journal) == []
 
     run(settings, body)

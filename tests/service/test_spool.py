@@ -36,7 +36,7 @@ def fronts(spool: Spool) -> list[list[int]]:
     while len(spool):
         front = spool.front()
         found.append([one.counter for one in front])
-        spool.pop(len(front))
+        spool.pop([one.partition for one in front])
     return found
 
 
@@ -50,11 +50,11 @@ def test_batches_come_back_in_order_and_never_two_of_a_partition_at_once(tmp_pat
     spool.append([batch(3, 2)])
     spool.append([batch(4, 1), batch(5, 0)])
     spool.append([batch(6, 0), batch(7, 3)])
-    # then the front grows up to the next batch of a partition that is in it, and no further
-    assert fronts(spool) == [[1, 2, 3], [4, 5], [6, 7]]
+    # then the front holds the first batch of each partition
+    assert fronts(spool) == [[1, 2, 3, 7], [5, 4], [6]]
     spool.append([batch(1, 0)])
     spool.append([batch(2, 0), batch(3, 1)])
-    assert fronts(spool) == [[1], [2, 3]]
+    assert fronts(spool) == [[1, 3], [2]]
     # and nothing is left on disk
     assert list(tmp_path.iterdir()) == []
 
@@ -64,7 +64,7 @@ def test_a_spool_that_was_empty_starts_a_file_of_another_name(tmp_path: Path) ->
     spool = Spool(tmp_path, "w")
     spool.append([batch(1)])
     first = spool.path
-    spool.pop(1)
+    spool.pop([0])
     # when it is needed again
     spool.append([batch(2)])
     # then somebody who is about to remove the first file cannot hit the second
