@@ -45,7 +45,7 @@ def backlog(connection: redis.Redis, partitions: int) -> Backlog:
         to_decide += seq - int(tracked or 0)
         to_deliver += due
         for table, number in (("hits", seq), ("postbacks", postbacks), ("attempts", attempts)):
-            to_archive += number - int(archived.get(app_id(table, place.number).encode(), 0))
+            to_archive += max(0, number - int(archived.get(app_id(table, place.number).encode(), 0)))
         if last_decision:  # rulebook entries have none, so the end of the journal tells nothing here
             decided = int(last_decision[0][0].partition(b"-")[2])
             to_archive += max(0, decided - int(archived.get(app_id("decisions", place.number).encode(), 0)))
