@@ -42,6 +42,9 @@ RESULTS = {
     "address": "the address may not be called",
     "no_secret": "the signing secret is not set",
     "unknown": "how it ended is not known, since the sending process died",
+    "handed_out": "handed out to the visitor's browser",
+    "script_error": "the snippet failed in the visitor's browser",
+    "expired": "the visitor's browser did not come for it, or did not confirm it, in time",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -40,6 +40,10 @@ RUNNER = """(function (all) {
 })(["""
 
 
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
 class Handed(msgspec.Struct, frozen=True):
     """A postback that is on its way to a browser. number: of the try. token: whoever knows it was handed the postback."""
 
@@ -63,9 +67,12 @@ class Expired:
 
 
 class HandOuts:
-    """What waits for browsers, in the journal's Redis."""
+    """What waits for browsers, in the journal's Redis. now_us: the clock."""
 
-    def __init__(self, connection: aioredis.Redis, places: Sequence[Partition]) -> None:
+    def __init__(
+        self, connection: aioredis.Redis, places: Sequence[Partition], now_us: Callable[[], int] = _now_us
+    ) -> None:
+        self._now_us = now_us
         self._redis = connection
         self._places = places
         self._take = connection.register_script(script_text("delivery/browser"))
@@ -87,7 +94,7 @@ class HandOuts:
 
     async def take(self, place: Partition, visitor: str, only: str = "") -> list[Handed]:
         """Hand out what waits for a visitor; each is recorded. only: of this method, and one at most."""
-        token, now_us = secrets.token_hex(16), time.time_ns() // 1000
+        token, now_us = secrets.token_hex(16), self._now_us()
         keys = [place.waiting_of(visitor), place.promises, place.due, place.tries, place.handed]
         args: list[Any] = [now_us, now_us - AGAIN_US, token, 1 if only else AT_ONCE, only]
         found: Any = await self._take(keys=keys, args=args)
@@ -107,7 +114,7 @@ class HandOuts:
         return await self._record(handed, *(("script_error", "failed") if error else ("delivered", "delivered")), error)
 
     async def _record(self, handed: Handed, result: str, state: str, error: str = "") -> bool:
-        place, postback, now_us = handed.place, handed.postback, time.time_ns() // 1000
+        place, postback, now_us = handed.place, handed.postback, self._now_us()
         attempt = Attempt(
             postback.id, handed.number, now_us, postback.recipient, postback.verb, postback.url, postback.body, {},
             result, 0, "", error[:200], 0, state,
