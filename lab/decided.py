@@ -79,24 +79,26 @@ class Deciding:
         return _table("decisions", columns)
 
     def _merged(self, own: pl.DataFrame) -> pa.Array:
-        """Own parameters over the remembered ones, sorted by name, as `pipeline.recall` does it."""
-        names: list[str] = []
-        texts: list[str] = []
-        ends = [0]
-        for visitor, new_names, new_texts in zip(
-            *(own[c].to_list() for c in ("visitor", "names", "texts")), strict=True
-        ):
+        """The made-up parameters and behind them the visitor's own ones as they stand at each hit.
+
+        Only hits that bring own ones change anything: these are merged one by one, the others take the last state over.
+        """
+        states: list[tuple[list[str], list[str]]] = []
+        changes: dict[int, int] = {}
+        latest: dict[str, int] = {}  # state of each visitor before the batch
+        for visitor in own["visitor"].unique():
+            if visitor in self._remembered:
+                latest[visitor] = len(states)
+                known = self._remembered[visitor]
+                states.append((list(known), list(known.values())))
+        frame = own.with_row_index("row")
+        bringing = frame.filter(pl.col("keys").list.len() > 0).select("row", "visitor", "keys", "values")
+        for row, visitor, keys, values in bringing.iter_rows():
             known = self._remembered.setdefault(visitor, {})
-            before = len(known)
-            known.update(zip(new_names[_RESERVED:], new_texts[_RESERVED:], strict=True))
-            if len(known) > before:
-                self._remembered[visitor] = known = dict(sorted(known.items()))
-            names.extend(known)
-            texts.extend(known.values())
-            ends.append(len(names))
-        return pa.MapArray.from_arrays(
-            pa.array(ends, pa.int32()), pa.array(names, pa.string()), pa.array(texts, pa.string())
-        )
+            known.update(zip(keys, values, strict=True))
+            changes[row] = len(states)
+            states.append((list(known), list(known.values())))
+        return _with_states(frame, states, changes, latest)
 
     def _by_engine(self, hard: pl.DataFrame) -> list[dict[str, Any]]:
         rows = []
@@ -112,6 +114,37 @@ class Deciding:
                 self.visitors.add(outcome.visitor)
             rows.append(decision_row(PARTITION, EPOCH, outcome))
         return rows
+
+
+def _with_states(
+    frame: pl.DataFrame, states: list[tuple[list[str], list[str]]], changes: dict[int, int], latest: dict[str, int]
+) -> pa.Array:
+    """kept_names and kept_texts of each row with those of its state. changes: row to state; latest: visitor to state."""
+    number, kind = pl.Int64, pl.List(pl.String)
+    changed = pl.DataFrame(
+        {"row": list(changes), "state": list(changes.values())}, schema={"row": pl.UInt32, "state": number}
+    )
+    before = pl.DataFrame(
+        {"visitor": list(latest), "before": list(latest.values())}, schema={"visitor": pl.String, "before": number}
+    )
+    known = pl.DataFrame({
+        "state": range(len(states)), "more_names": _lists([names for names, _ in states]),
+        "more_texts": _lists([texts for _, texts in states]),
+    }, schema={"state": number, "more_names": kind, "more_texts": kind})  # fmt: skip
+    placed = (
+        frame.select("row", "visitor", "kept_names", "kept_texts")
+        .join(changed, on="row", how="left", maintain_order="left")
+        .join(before, on="visitor", how="left", maintain_order="left")
+        .with_columns(pl.col("state").forward_fill().over("visitor").fill_null(pl.col("before")))
+        .join(known, on="state", how="left", maintain_order="left")
+        .with_columns(pl.col("more_names", "more_texts").fill_null([]))
+        .select(names=pl.concat_list("kept_names", "more_names"), texts=pl.concat_list("kept_texts", "more_texts"))
+    )
+    return _map(placed, "names", "texts")
+
+
+def _lists(values: list[list[str]]) -> pl.Series:
+    return pl.Series(pa.array(values, pa.large_list(pa.large_string())), dtype=pl.List(pl.String))
 
 
 def _dated(batch: pa.Table) -> pl.DataFrame:

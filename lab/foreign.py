@@ -1,7 +1,8 @@
 """From a request of a foreign log to the hit that the same visitor would have sent to the intake.
 
 What is made up is made up visibly: the query carries the reserved names that an intake request would have, `path`,
-`status`, `method`, `referrer_host` and (of a virtual host) `host` as custom parameters, and behind them the request's own parameters.
+`status`, `method`, `referrer_host` and (of a virtual host) `host` as custom parameters, and behind them the request's own
+parameters.
 """
 
 from __future__ import annotations

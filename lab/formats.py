@@ -47,8 +47,8 @@ class ParsedLine(msgspec.Struct, frozen=True, gc=False):
     """One request of a foreign log.
 
     time_us: microseconds since 1970, UTC. target: as it was requested, unescaped. path, query: its two sides, without
-    scheme and host. protocol: "" if the line names none. host: the virtual host, "" if the format has none. status 0 and size 0: none. referrer, user_agent: "" if absent;
-    bytes in them that are no UTF-8 stay readable as \\xhh.
+    scheme and host. protocol: "" if the line names none. host: the virtual host, "" if the format has none. status 0 and
+    size 0: none. referrer, user_agent: "" if absent; bytes in them that are no UTF-8 stay readable as \\xhh.
     """
 
     time_us: int
@@ -128,10 +128,25 @@ FORMATS: dict[str, Format] = {
 
 
 def format_named(name: str) -> Format:
-    """The format of this name. Raises LabError that names the nearest one."""
-    if name not in FORMATS:
-        raise LabError(f"there is no log format {name!r}{nearest(name, FORMATS)}")
-    return FORMATS[name]
+    """The format of this name, or of a format string such as `%h %^[%d:%t %^] "%r" %s %b`, see `lab.formats_custom`.
+
+    Raises LabError that names the nearest one.
+    """
+    from lab.formats_custom import custom_format
+
+    if "%" in name:
+        return custom_format(name)
+    known = all_formats()
+    if name not in known:
+        raise LabError(f"there is no log format {name!r}{nearest(name, known)}; there are {', '.join(known)}")
+    return known[name]
+
+
+def all_formats() -> dict[str, Format]:
+    """Every format that has a name."""
+    from lab.formats_json import JSON_FORMATS
+
+    return FORMATS | JSON_FORMATS
 
 
 def parse_line(line: bytes, form: Format) -> ParsedLine | RejectedLine:
@@ -150,15 +165,15 @@ def parse_line(line: bytes, form: Format) -> ParsedLine | RejectedLine:
     midnight_s = _midnight_s(day, zone)
     if midnight_s is None:
         return RejectedLine(LineReason.BAD_TIME)
-    asked = _request_of(request)
+    asked = request_of(request)
     if isinstance(asked, LineReason):
         return RejectedLine(asked)
     method, target, protocol = asked
-    path, _, query = _without_host(target).partition(b"?")
+    path, query = path_of(target)
     return ParsedLine(
         (midnight_s + int(hour) * 3600 + int(minute) * 60 + int(second)) * 1_000_000,
         _text(address),
-        _present(user),
+        unescaped(user),
         method,
         target,
         path,
@@ -166,7 +181,7 @@ def parse_line(line: bytes, form: Format) -> ParsedLine | RejectedLine:
         protocol,
         0 if status == b"-" else int(status),
         0 if size == b"-" else int(size),
-        *([_present(field) for field in more] or ("", "")),
+        *([unescaped(field) for field in more] or ("", "")),
         host_name(_text(host)),
     )
 
@@ -190,7 +205,7 @@ def lines_of(path: Path) -> Iterator[bytes]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A log file to read from its beginning, unpacked where it is gzip or zstd. Raises as `lines_of`, while it is read too."""
+    """A log file to read from its beginning, unpacked where it is gzip or zstd. Raises as `lines_of`, also later."""
     try:
         with path.open("rb") as raw:
             magic = raw.read(4)
@@ -269,7 +284,7 @@ _WITHOUT_PROTOCOL = re.compile(
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 
 
-def _request_of(request: bytes) -> tuple[str, bytes, str] | LineReason:
+def request_of(request: bytes) -> tuple[str, bytes, str] | LineReason:
     """Method, target and protocol of a request line as it was logged."""
     if b"\\" in request:
         request = _unescape(request)
@@ -280,6 +295,12 @@ def _request_of(request: bytes) -> tuple[str, bytes, str] | LineReason:
         return found[1].decode(), found[2], found[3].decode()
     found = _WITHOUT_PROTOCOL.fullmatch(request)
     return LineReason.BAD_REQUEST if found is None else (found[1].decode(), found[2], "")
+
+
+def path_of(target: bytes) -> tuple[bytes, bytes]:
+    """Path and query of a target, without scheme and host."""
+    path, _, query = _without_host(target).partition(b"?")
+    return path, query
 
 
 def _without_host(target: bytes) -> bytes:
@@ -305,7 +326,7 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
     return _LETTERS.get(code, found[0])
 
 
-def _present(field: bytes) -> str:
+def unescaped(field: bytes) -> str:
     """A field as text, "" for the `-` of an absent one."""
     if field == b"-":
         return ""

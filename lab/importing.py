@@ -25,7 +25,7 @@ from lab.commands import one_line_errors
 from lab.decided import EPOCH, PARTITION, Deciding
 from lab.foreign import Events, Naming
 from lab.foreign_columns import with_hit
-from lab.formats import FORMATS, Format, ParsedLine, format_named, parse_line
+from lab.formats import Format, ParsedLine, all_formats, format_named, parse_line
 from lab.imported import ImportReport
 from lab.log import LabError
 from lab.placing import MEMORY_GB, Placing
@@ -153,7 +153,8 @@ def _nothing_parsed(source: str, form: Format, reading: _Reading) -> str:
     """Why no line could be read, and the format that would have read most."""
     reason, raws = reading.reasons.most_common(1)[0][0], reading.sample
     read = {
-        name: sum(isinstance(parse_line(raw, other), ParsedLine) for raw in raws) for name, other in FORMATS.items()
+        name: sum(isinstance(parse_line(raw, other), ParsedLine) for raw in raws)
+        for name, other in all_formats().items()
     }
     best = max(read, key=lambda name: read[name])
     remedy = f"it looks like {best}" if read[best] else f"{form.name} looks like: {form.sample}"

@@ -93,6 +93,7 @@ class Placing:
             SELECT p.seq, w.time_us, {identity.format("w.line")} AS hit_id, {identity.format("p.first_line")} AS visitor,
               p.first_line = w.line AS new_visitor, w.event, w.tag, w.method, w.path, w.address, w.user_agent, w.referrer,
               p.own_params, p.hard,
+              w.keys, w.values,
               encode('client=' || {quoted} || '&event=' || replace(w.event, ':', '%3A') || '&tag_id=' || w.tag || w.made_up)
                 || CASE WHEN octet_length(w.own) > 0 THEN encode('&') || w.own ELSE w.own END AS query,
               ['client', 'event', 'tag_id', 'path', 'status', 'method']

@@ -104,10 +104,10 @@ def _swapped(_: Day, some: list[Receipt]) -> None:
         values = said(receipt)
         say(receipt, tx=values["who"], who=values["tx"])
     others = some[len(some) // 2 :]
-    for one, other in zip(others[::2], others[1::2], strict=False):
-        mine, theirs = said(one)["tx"], said(other)["tx"]
-        say(one, tx=theirs)
-        say(other, tx=mine)
+    for one, other in zip(others[: len(others) // 2], others[len(others) // 2 :], strict=False):
+        mine, theirs = said(one)["who"], said(other)["who"]
+        say(one, who=theirs)
+        say(other, who=mine)
 
 
 def _truncated(_: Day, some: list[Receipt]) -> None:

@@ -21,12 +21,17 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 ADDRESSES = ("192.0.2.7", "192.0.2.8", "::1", "host name", "-", "a\tb", "é")
 USERS = ("-", "frank", "a b", "")
-STAMPS = ("17/May/2015:10:05:03 +0000", "29/Feb/2023:00:00:00 +0000", "31/Dec/2023:23:59:60 -0930", "1/Jan/2024:00:00:00 +0000",
-          "01/Jan/2024:24:00:00 +0000", "01/jan/2024:00:00:00 +0000", "01/Jan/2024:00:00:00")  # fmt: skip
-REQUESTS = ("GET / HTTP/1.1", "POST /a%20b/c.css?x=1 HTTP/1.0", "GET /feed?flav=rss20&x=%E9+y&&x=2 HTTP/1.1", "GET /a b HTTP/1.1",
-            "-", "", "GET", r"GET /\x22q?a=\" HTTP/1.1", "GET http://h.example/p?path=1&q_path=2&uid=me HTTP/1.1", "PURGE /x HTTP/2",
-            "GET /caf\u00e9?n=\u00e9 HTTP/1.1", "OPTIONS * HTTP/1.1", "GET /p?=1&b=&c&d=%zz HTTP/1.1", "GET /x HTTP/1.1 extra",
-            "GET /~u/a;b:c@d!?ref=http://x/y?z HTTP/1.1", "M-SEARCH /x HTTP/1.1")  # fmt: skip
+STAMPS = (
+    "17/May/2015:10:05:03 +0000", "29/Feb/2023:00:00:00 +0000", "31/Dec/2023:23:59:60 -0930", "1/Jan/2024:00:00:00 +0000",
+    "01/Jan/2024:24:00:00 +0000", "01/jan/2024:00:00:00 +0000", "01/Jan/2024:00:00:00",
+)  # fmt: skip
+REQUESTS = (
+    "GET / HTTP/1.1", "POST /a%20b/c.css?x=1 HTTP/1.0", "GET /feed?flav=rss20&x=%E9+y&&x=2 HTTP/1.1", "GET /a b HTTP/1.1",
+    "-", "", "GET", r"GET /\x22q?a=\" HTTP/1.1", "GET http://h.example/p?path=1&q_path=2&uid=me HTTP/1.1",
+    "PURGE /x HTTP/2",
+    "GET /caf\u00e9?n=\u00e9 HTTP/1.1", "OPTIONS * HTTP/1.1", "GET /p?=1&b=&c&d=%zz HTTP/1.1", "GET /x HTTP/1.1 extra",
+    "GET /~u/a;b:c@d!?ref=http://x/y?z HTTP/1.1", "M-SEARCH /x HTTP/1.1"
+)  # fmt: skip
 NUMBERS = ("200 5", "404 -", "- -", "301 0", "99 5", "200 5x", "200  5", "500 123456789012345678")
 TEXTS = (
     "-",
@@ -125,7 +130,7 @@ def test_a_replay_says_what_an_import_of_random_lines_stored(tmp_path: Path) -> 
 
 
 def test_visitors_that_are_forgotten_remembered_or_hard_are_decided_as_by_the_engine(tmp_path: Path) -> None:
-    # given somebody who comes back after the time to remember, exactly and too late, and parameters and referrers in between
+    # given somebody who comes back exactly at the end of being remembered and after it, with parameters in between
     lines = [at(0, "?a=1", referrer="http://r.example/"), at(1, "?b=2"), at(91), at(181.00002, "?c=3"), at(182)]
     # and somebody with more names than are remembered, a rejected request, a name too long, and too many at once
     lines += [at(n / 100, f"?n{n}=x&m{n}=y", "192.0.2.8") for n in range(150)]
