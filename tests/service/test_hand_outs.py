@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -72,7 +72,8 @@ class Past:
 
     def results(self) -> list[tuple[int, str, str]]:
         """number, result and state of all tries."""
-        found = [_attempt(fields[b"a"]) for _, fields in self.journal.xrange(PLACE.attempts)]
+        items: Any = self.journal.xrange(PLACE.attempts)
+        found = [_attempt(fields[b"a"]) for _, fields in items]
         return [(one.number, one.result, one.state) for one in found]
 
 
