@@ -72,9 +72,17 @@ class Log:
         self.cuts = self._find_cuts()
 
     def files(self, name: str) -> list[str]:
-        """The pinned Parquet files of a table. They are not cut: filter by `cuts`, or use the frames."""
+        """The pinned Parquet files of a table, or those that their rows were merged into meanwhile.
+
+        They are not cut: filter by `cuts`, or use the frames.
+        """
         if name not in self._files:
             raise LabError(f"there is no table {name!r}; the tables are {', '.join(tables.TABLES)}")
+        if not all(
+            Path(path).exists() for path in self._files[name]
+        ):  # merged into others, or erased: the rows are there
+            self._files[name] = tables.files(self.path, name)
+            self.erased = tables.erased(tables.open_table(self.path, "hits"))
         return list(self._files[name])
 
     @property
@@ -252,9 +260,10 @@ class Log:
 
     def _scan(self, name: str) -> pl.LazyFrame:
         schema = pl.Schema(pl.DataFrame(SCHEMAS[name].empty_table()).schema)
-        if not self._files[name]:
+        files = self.files(name)
+        if not files:
             return pl.LazyFrame(schema=schema)
-        scanned = pl.scan_parquet(self._files[name], hive_partitioning=True, hive_schema={"day": pl.String}, glob=False)
+        scanned = pl.scan_parquet(files, hive_partitioning=True, hive_schema={"day": pl.String}, glob=False)
         return scanned.select(list(schema))
 
     def _find_cuts(self) -> pl.DataFrame:

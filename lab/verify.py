@@ -8,6 +8,7 @@ Compared are the verb, the address and every parameter, one by one.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ COLUMNS: dict[str, Any] = {
     "defect": pl.Enum(list(DEFECTS)),
 }  # fmt: skip
 
+LADDER = timedelta(days=4)  # for how long a postback may be tried
 _SHOWN = 10  # differences in a plain repr
 
 
@@ -56,7 +58,7 @@ def verify(
     expected, basis, warnings = _expected(log, stored, rules, progress, engine)
     check = Check(expected, late_us)
     check.promises(stored)
-    check.attempts(log.attempts.sort("partition", "n").collect())
+    check.attempts(_attempts(log, expected).sort("partition", "n").collect())
     if received is not None:
         warnings += _read(log, check, Path(received), format, recipient, columns)
     return Verification(check, basis, warnings, perf_counter() - started, received is not None)
@@ -92,6 +94,20 @@ def _expected(
     run = replay(log, rules, progress) if engine == "reference" else log.replay(rules, engine=engine, full=False)
     postbacks = [postback for _, _, outcome in run.outcomes for postback in outcome.postbacks]
     return postbacks, "replay as logged" if run.rulebook is None else f"replay with {run.rulebook.id}", run.warnings
+
+
+def _attempts(log: Log, expected: list[Postback]) -> pl.LazyFrame:
+    """The attempts, but for late ones of promises that were in the log before its first days were dropped."""
+    partitions = midstream(log)
+    if not partitions:
+        return log.attempts
+    starts = (
+        log.hits.filter(pl.col("partition").is_in(partitions)).group_by("partition").agg(start=pl.col("time").min())
+    )
+    known = pl.col("postback_id").is_in([postback.id for postback in expected])
+    early = pl.col("time") <= pl.col("start") + LADDER
+    joined = log.attempts.join(starts, on="partition", how="left")
+    return joined.filter(known | ~early.fill_null(False)).drop("start")
 
 
 class Verification:

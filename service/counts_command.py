@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from typing import Any
 
@@ -14,14 +15,17 @@ from rich.table import Table
 
 from service import keys
 from service.archive import tables
+from service.archive.retention import first_kept
 from service.archive.schemas import outcome_of
 from service.backlog import backlog
 from service.cli import one_line_errors, settings_of
 from service.servers import check_journal
 from service.settings import Settings
+from service.tracking import poison
 from service.tracking.counters import FIELDS, SEPARATOR, increments
 
 BATCH = 5_000
+MOST_ASIDE = 20  # shown to a person
 
 
 @click.command("counts")
@@ -35,26 +39,32 @@ def counts_command(recount: bool, as_json: bool) -> None:
     settings = settings_of()
     connection = check_journal(settings.journal_url, settings.partitions)
     live = read_counts(connection, settings.partitions)
-    different = compared(live, recounted(settings)) if recount else {}
+    since = first_kept(time.time_ns() // 1000, settings.keep_days) if settings.keep_days else ""
+    different = compared(live, recounted(settings), since) if recount else {}
     look = backlog(connection, settings.partitions)
     behind = look.to_decide + look.to_archive if recount else 0
+    aside = [note for place in keys.partitions(settings.partitions) for note in poison.notes(connection, place)]
     if as_json:
         document = {
             "counts": [named(field) | {"n": n} for field, n in sorted(live.items())], "recounted": recount,
-            "differences": [named(field) | pair for field, pair in different.items()], "behind": behind,
+            "differences": [named(field) | pair for field, pair in different.items()], "behind": behind, "since": since,
+            "set_aside": aside,
         }  # fmt: skip
         click.echo(msgspec.json.encode(document).decode())
     else:
         _show(live, recount, different, behind)
+        _show_aside(aside)
+        if recount and since:
+            click.echo(f"compared from {since} on, the first day that is kept (BACKTRACK_KEEP_DAYS)")
     sys.exit(1 if different else 0)
 
 
-def compared(live: dict[str, int], proved: dict[str, int]) -> dict[str, dict[str, int]]:
-    """The counters that differ, with both values."""
+def compared(live: dict[str, int], proved: dict[str, int], since: str = "") -> dict[str, dict[str, int]]:
+    """The counters that differ, with both values. since: the first day that is looked at; the tables hold no older one."""
     return {
         field: {"live": live.get(field, 0), "recounted": proved.get(field, 0)}
         for field in sorted(live.keys() | proved.keys())
-        if live.get(field, 0) != proved.get(field, 0)
+        if field >= since and live.get(field, 0) != proved.get(field, 0)  # a field begins with its hour
     }
 
 
@@ -80,6 +90,15 @@ def recounted(settings: Settings) -> dict[str, int]:
         for batch in table.to_pyarrow_dataset().to_batches(batch_size=BATCH):
             total.update(increments(outcome_of(row) for row in batch.to_pylist()))
     return dict(total)
+
+
+def _show_aside(notes: list[dict[str, Any]]) -> None:
+    if notes:
+        click.echo(f"{len(notes)} entries could not be decided and were set aside")
+    for note in notes[:MOST_ASIDE]:
+        click.echo(f"  partition {note['partition']}, entry {note['seq']}: {note['reason']}: {note['error']}")
+    if len(notes) > MOST_ASIDE:
+        click.echo(f"  and {len(notes) - MOST_ASIDE} more; --json names them all")
 
 
 def _show(live: dict[str, int], recount: bool, different: dict[str, dict[str, int]], behind: int) -> None:
