@@ -235,6 +235,18 @@ def test_a_client_that_goes_away_in_mid_body_is_logged_and_rejected(web: Web) ->
     assert isinstance(parse(hit, load(RULES)), Rejection)
 
 
+@pytest.mark.parametrize("chunk", [b"zz\r\n", b"-1\r\n", b"fffffffffffffffff\r\n", b"5\r\nabcdefg\r\n"])
+@pytest.mark.parametrize("path", [b"/e?client=acme&event=sale", b"/e/batch"])
+def test_a_body_whose_chunks_are_broken_is_refused(web: Web, path: bytes, chunk: bytes) -> None:
+    # when the sender is still there, but its body makes no sense
+    head = b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    (answer,) = web.talk(head + b"4\r\na=b&\r\n" + chunk)
+    # then it is told, and what came is logged
+    assert (answer.status, answer.headers["x-reason"]) == (422, "invalid_body")
+    hit = the_hit(web, answer)
+    assert (hit.flags, hit.refusal) == (("disconnected",), "invalid_body") and hit.body.startswith(b"a=b&")
+
+
 # what is no event
 
 
