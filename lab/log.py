@@ -78,9 +78,8 @@ class Log:
         """
         if name not in self._files:
             raise LabError(f"there is no table {name!r}; the tables are {', '.join(tables.TABLES)}")
-        if not all(
-            Path(path).exists() for path in self._files[name]
-        ):  # merged into others, or erased: the rows are there
+        if not all(Path(path).exists() for path in self._files[name]):
+            # merged into others or blanked; the rows are there
             self._files[name] = tables.files(self.path, name)
             self.erased = tables.erased(tables.open_table(self.path, "hits"))
         return list(self._files[name])

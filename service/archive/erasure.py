@@ -7,7 +7,6 @@ parameters go. Postbacks and attempts keep recipient, trigger, money and result;
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,8 +25,6 @@ from service.archive import tables
 from service.archive.schemas import table as arrow_table
 from service.engine.model import IDENTIFIERS, Reason
 from service.engine.visitors import space
-
-log = logging.getLogger("backtrack.archive")
 
 ERASED = Reason.ERASED.value
 CHUNK = 2_000  # rows replaced by one commit
