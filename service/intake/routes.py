@@ -97,7 +97,8 @@ class Intake:
         reply = answer(hit, parsed, _wants_json(headers), known or EMPTY, stored, leads)
         if pages is not None and waiting is not None and stored:
             reply = await pages.answer(found, waiting, reply)
-        await _send(send, reply)  # to a broken body too: its sender may still be there, and the server would say 500 for us
+        # to a broken body too: its sender may still be there, and the server would say 500 for us
+        await _send(send, reply)
         if pages is not None and waiting is not None:
             pages.forget(hit.id)
 
