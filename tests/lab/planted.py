@@ -100,10 +100,11 @@ def _literal_macro(_: Day, some: list[Receipt]) -> None:
 
 
 def _swapped(_: Day, some: list[Receipt]) -> None:
-    for receipt in some[: len(some) // 2]:
+    inside = len(some) - len(some) // 4 * 2  # the rest changes places in pairs
+    for receipt in some[:inside]:
         values = said(receipt)
         say(receipt, tx=values["who"], who=values["tx"])
-    others = some[len(some) // 2 :]
+    others = some[inside:]
     for one, other in zip(others[: len(others) // 2], others[len(others) // 2 :], strict=False):
         mine, theirs = said(one)["who"], said(other)["who"]
         say(one, who=theirs)
