@@ -112,7 +112,7 @@ class Library:
         """The rulebook in force when the stored part of a partition begins, if it begins in mid-stream."""
         mine = pl.col("partition") == partition
         start = self._log.hits.filter(mine).sort("seq").select("seq", "kind").head(1).collect()
-        if start.is_empty() or start.item(0, "seq") <= 1 or start.item(0, "kind") != "hit":
+        if start.is_empty() or start.item(0, "seq") <= 1 or start.item(0, "kind") in ("rulebook", "epoch"):
             return None
         decided = (
             self._log.decisions.filter(mine, pl.col("seq") == start.item(0, "seq")).select("rulebook_id").collect()
@@ -133,6 +133,10 @@ class Stream:
         """Each entry once. A repeated one is passed over with a warning."""
         seq: int | None = None
         for row in self._log.rows("hits", self.partition, _ENTRY_COLUMNS):
+            if row["kind"] == "unreadable":
+                self._warn(f"entry {row['seq']} could not be read; it was set aside and never decided")
+                seq = row["seq"]
+                continue
             entry = entry_of(row)
             if seq is None:
                 self._check_start(entry)

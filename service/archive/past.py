@@ -33,8 +33,9 @@ def rows(root: Path, name: str, partition: int, number: str, after: int, to: int
 
 
 def entries(root: Path, partition: int, after: int, to: int) -> list[Entry]:
-    """The entries `after` + 1 to `to` of a partition, those that are in the table."""
-    return [entry_of(row) for row in rows(root, "hits", partition, "seq", after, to, _ENTRY_COLUMNS).to_pylist()]
+    """The entries `after` + 1 to `to` of a partition, those that are in the table and can be read."""
+    found = rows(root, "hits", partition, "seq", after, to, _ENTRY_COLUMNS).to_pylist()
+    return [entry_of(row) for row in found if row["kind"] != "unreadable"]
 
 
 def rulebook_text(root: Path, rulebook_id: str) -> str | None:

@@ -24,8 +24,8 @@ _MAP = pa.map_(pa.string(), pa.string())
 _FIRED = pa.list_(pa.struct([("trigger", pa.string()), ("payout", pa.string()), ("currency", pa.string())]))
 
 SCHEMAS: dict[str, pa.Schema] = {
-    # one row per journal entry: `kind` is hit, rulebook or epoch (something was lost before it); `params` as the engine's
-    # decoder of version `decoder` read them
+    # one row per journal entry: `kind` is hit, rulebook, epoch (something was lost before it) or unreadable (set aside, its
+    # bytes are the body); `params` as the engine's decoder of version `decoder` read them
     "hits": pa.schema([
         ("day", pa.string()), ("partition", pa.int32()), ("epoch", pa.int32()), ("seq", pa.int64()), ("time", _TIME),
         ("kind", pa.string()), ("hit_id", pa.string()), ("received_at", _TIME), ("route", pa.string()),

@@ -21,8 +21,9 @@ from deltalake.exceptions import CommitFailedError
 from service import keys
 from service.archive import tables
 from service.archive.schemas import Attempt, attempt_row, decision_row, hit_row, postback_row, table
-from service.engine import Entry, Hit, Outcome, Postback
-from service.engine.parse import parameters
+from service.engine import Entry, Outcome, Postback
+from service.engine.parse import MAX_BODY_BYTES, parameters
+from service.intake.entries import Unreadable, read
 from service.keys import Partition
 from service.scripts import Script
 
@@ -30,7 +31,6 @@ log = logging.getLogger("backtrack.archive")
 
 TRIES = 5
 
-_hit = msgspec.msgpack.Decoder(Hit).decode
 _outcome = msgspec.msgpack.Decoder(Outcome).decode
 _postback = msgspec.msgpack.Decoder(Postback).decode
 _attempt = msgspec.msgpack.Decoder(Attempt).decode
@@ -41,6 +41,12 @@ Row = dict[str, Any]
 
 class GapError(Exception):
     """A stream does not continue where the table ends. The message names both."""
+
+
+def unreadable_row(entry: Unreadable) -> Row:
+    """A row of `hits` for an item that is no entry: its bytes as the body, the error among the params."""
+    row = hit_row(Entry(entry.partition, entry.epoch, entry.seq, entry.time_us), {})
+    return row | {"kind": "unreadable", "body": entry.raw[:MAX_BODY_BYTES], "params": [("error", entry.error)]}
 
 
 class Stream(msgspec.Struct, frozen=True):
@@ -61,11 +67,11 @@ class LostError(GapError):
 
 
 def _hits(partition: int, epoch: int, seq: int, fields: Fields) -> Row:
-    raw = fields.get(b"h")
-    hit = _hit(raw) if raw is not None else None
-    entry = Entry(partition, epoch, seq, int(fields[b"t"]), hit, fields.get(b"r", b"").decode())
+    entry = read(partition, b"%d-%d" % (epoch, seq), fields)
+    if isinstance(entry, Unreadable):
+        return unreadable_row(entry)
     if b"e" not in fields:
-        return hit_row(entry, parameters(hit) if hit is not None else {})
+        return hit_row(entry, parameters(entry.hit) if entry.hit is not None else {})
     facts = [fact.partition("=")[::2] for fact in fields[b"e"].decode().split()]
     return hit_row(entry, {}) | {"kind": "epoch", "params": facts}
 

@@ -7,22 +7,26 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
 import redis
 
 from service import keys
 from service.archive import past
-from service.engine import EMPTY, Entry, Hit, Outcome, Rulebook, parse, process
+from service.archive.tables import TableError
+from service.engine import EMPTY, Entry, Event, Outcome, Rejection, Rulebook, RulebookError, parse, process
 from service.engine.parse import BROWSER_ROUTES
+from service.intake.entries import Unreadable, read
 from service.keys import Partition
 from service.rulebooks import Shelf
 from service.scripts import Script
 from service.settings import Settings
+from service.tracking import poison
 from service.tracking.store import Recording, commit_args, commit_keys, fetch
 
 log = logging.getLogger("backtrack.tracking")
 
-_hit = msgspec.msgpack.Decoder(Hit).decode
+Items = Sequence[Entry | Unreadable]
+# what says nothing about the hits: the batch is repeated, and never taken for poison
+NOT_ITS_FAULT = (redis.RedisError, OSError, TableError, MemoryError)
 
 PAST_ENTRIES = 5_000  # read from the tables at a time
 MAX_TURN_S = 60.0  # then the actor makes room and wakes a successor, so that no time limit ever cuts it off
@@ -57,6 +61,8 @@ class Tracker:
         self._epoch = 0
         self._seq = 0
         self._rulebook: Rulebook = EMPTY
+        self._in_force = ""  # its id
+        self._no_rulebook = ""  # why it cannot be had
         self._caps: dict[str, int] = {}
 
     def run(self) -> bool:
@@ -83,7 +89,7 @@ class Tracker:
             return False
         tracked: Any = self._redis.hgetall(place.tracked)
         self._epoch, self._seq = int(tracked.get(b"epoch", 1)), int(tracked.get(b"seq", 0))
-        self._rulebook = self._shelf.get(tracked.get(b"rulebook", b"").decode())
+        self._switch(tracked.get(b"rulebook", b"").decode())
         caps: Any = self._redis.hgetall(place.caps)
         self._caps = {key.decode(): int(count) for key, count in caps.items()}
         return True
@@ -98,16 +104,16 @@ class Tracker:
 
     # reading
 
-    def _read(self, block_ms: int) -> list[Entry]:
+    def _read(self, block_ms: int) -> list[Entry | Unreadable]:
         found: Any = self._redis.xread(
             {self._place.journal: f"{self._epoch}-{self._seq}"},
             count=self._settings.batch_hits,
             block=block_ms or None,
         )
         items = (found[0][1] if isinstance(found, list) else next(iter(found.values()))) if found else []
-        return [self._entry(item_id, fields) for item_id, fields in items]
+        return [read(self._place.number, item_id, fields) for item_id, fields in items]
 
-    def _linger(self) -> list[Entry]:
+    def _linger(self) -> list[Entry | Unreadable]:
         """Wait on the journal, renewing the lease, so that idle latency is paid once and not per hit."""
         deadline = time.monotonic() + self._settings.linger_ms / 1000
         a_part_ms = self._settings.lease_ms // 4
@@ -124,21 +130,15 @@ class Tracker:
         if not self._hold([self._place.fence, self._place.lease], [self._fence, self._settings.lease_ms]):
             raise FencedError("it took too long to come back")
 
-    def _entry(self, item_id: bytes, fields: dict[bytes, bytes]) -> Entry:
-        epoch, _, seq = item_id.decode().partition("-")
-        raw = fields.get(b"h")
-        hit = _hit(raw) if raw is not None else None
-        return Entry(self._place.number, int(epoch), int(seq), int(fields[b"t"]), hit, fields.get(b"r", b"").decode())
-
     # deciding
 
-    def _decide_all(self, entries: Sequence[Entry]) -> None:
+    def _decide_all(self, entries: Items) -> None:
         for run in _runs(entries, self._settings.batch_bytes):
             if run[0].epoch > self._epoch:
                 self._decide_past(run[0])
             self._decide(run)
 
-    def _decide_past(self, first: Entry) -> None:
+    def _decide_past(self, first: Entry | Unreadable) -> None:
         """Decide what lies before the first entry of a new epoch and is in the tables alone, since Redis has lost it.
 
         State and postbacks are as they were then, so the outcomes are those that were stored. Some may be nowhere.
@@ -152,32 +152,80 @@ class Tracker:
                 self._decide(run)
             after = to
 
-    def _decide(self, entries: Sequence[Entry]) -> None:
-        """One run of entries under one rulebook; a rulebook entry comes alone."""
+    def _decide(self, entries: Items) -> None:
+        """One run of entries under one rulebook; a rulebook entry comes alone, so does one that cannot be read."""
         first = entries[0]
-        if first.hit is None:
-            self._rulebook = self._shelf.get(first.rulebook_id)
+        if isinstance(first, Unreadable):
+            self._set_aside(first, poison.UNREADABLE, first.error)
             self._write(Recording(), [], first)
-            return
-        parsed = [parse(entry.hit, self._rulebook) for entry in entries if entry.hit is not None]
-        state = fetch(self._redis, self._place, parsed, self._caps)
-        decided = [
-            (entry.epoch, process(entry, state, self._rulebook, event))
-            for entry, event in zip(entries, parsed, strict=True)
-        ]
-        self._write(state, decided, entries[-1])
+        elif first.hit is None:
+            before = self._rulebook, self._in_force, self._no_rulebook
+            self._switch(first.rulebook_id)
+            if self._no_rulebook:
+                self._set_aside(first, poison.NO_RULEBOOK, self._no_rulebook)
+                self._rulebook, self._in_force, self._no_rulebook = before
+            self._write(Recording(), [], first)
+        else:
+            self._decide_hits([entry for entry in entries if isinstance(entry, Entry)])
+
+    def _switch(self, rulebook_id: str) -> None:
+        """Put a rulebook in force here, or know why it cannot be."""
+        self._in_force = rulebook_id
+        try:
+            self._rulebook, self._no_rulebook = self._shelf.get(rulebook_id), ""
+        except (KeyError, RulebookError) as error:
+            self._no_rulebook = str(error.args[0]) if error.args else str(error)
+
+    def _decide_hits(self, entries: Sequence[Entry]) -> None:
+        """Together, and if that is too much for anything of ours, one by one: whoever cannot be decided is set aside."""
+        try:
+            if self._no_rulebook:
+                raise LookupError(self._no_rulebook)
+            state, decided = self._outcomes(entries)
+            args = commit_args(state, decided, self._place, self._settings.browser_keep_s)
+        except NOT_ITS_FAULT:
+            raise
+        except Exception as bug:
+            if len(entries) > 1:
+                for entry in entries:
+                    self._decide_hits([entry])
+                return
+            error = f"{type(bug).__name__}: {bug}"
+            self._set_aside(entries[0], poison.UNDECIDABLE, error)
+            state, decided = Recording(), [(entries[0].epoch, poison.outcome(entries[0], self._in_force, error))]
+            args = commit_args(state, decided)
+        self._write_args(args, entries[-1])
         self._tell_pages(entries)
         self._caps.update(state.new_caps)
         self._report(decided)
 
-    def _write(self, state: Recording, decided: list[tuple[int, Outcome]], last: Entry) -> None:
-        args = [self._fence, self._settings.lease_ms, self._seq, last.epoch, last.seq, self._rulebook.id, last.time_us]
+    def _outcomes(self, entries: Sequence[Entry]) -> tuple[Recording, list[tuple[int, Outcome]]]:
+        parsed = [self._parsed(entry) for entry in entries]
+        state = fetch(self._redis, self._place, [one for one in parsed if one is not None], self._caps)
+        return state, [
+            (entry.epoch, process(entry, state, self._rulebook, event))
+            for entry, event in zip(entries, parsed, strict=True)
+        ]
+
+    def _parsed(self, entry: Entry) -> Event | Rejection | None:
+        """None for a hit that the parser has a bug with: the engine meets it again, and makes its own verdict of it."""
+        assert entry.hit is not None
+        try:
+            return parse(entry.hit, self._rulebook)
+        except Exception:
+            return None
+
+    def _set_aside(self, entry: Entry | Unreadable, reason: str, error: str) -> None:
+        poison.note(self._redis, self._place, entry.epoch, entry.seq, reason, error)
+
+    def _write(self, state: Recording, decided: list[tuple[int, Outcome]], last: Entry | Unreadable) -> None:
+        self._write_args(commit_args(state, decided), last)
+
+    def _write_args(self, lists: list[Any], last: Entry | Unreadable) -> None:
+        args = [self._fence, self._settings.lease_ms, self._seq, last.epoch, last.seq, self._in_force, last.time_us]
         asked_s = time.monotonic()
         try:
-            self._commit(
-                commit_keys(self._place),
-                [*args, *commit_args(state, decided, self._place, self._settings.browser_keep_s)],
-            )
+            self._commit(commit_keys(self._place), [*args, *lists])
         except redis.ResponseError as error:
             if str(error).startswith(("FENCED", "POSITION")):
                 raise FencedError(str(error)) from None
@@ -198,9 +246,9 @@ class Tracker:
                 log.error("engine error at partition %d seq %d: %s", self._place.number, outcome.seq, outcome.detail)
 
 
-def _runs(entries: Sequence[Entry], most_bytes: int) -> list[list[Entry]]:
-    """Entries cut at every rulebook, which stands alone, and where a commit would become too large."""
-    runs: list[list[Entry]] = []
+def _runs(entries: Items, most_bytes: int) -> list[list[Entry | Unreadable]]:
+    """Entries cut at everything that is no hit, which stands alone, and where a commit would become too large."""
+    runs: list[list[Entry | Unreadable]] = []
     size = 0
     for entry in entries:
         own = 0 if entry.hit is None else len(entry.hit.query) + len(entry.hit.body)

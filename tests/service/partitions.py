@@ -132,7 +132,7 @@ def a_past(settings: Settings, hits: Sequence[Hit], rules: str = RULES) -> redis
 def tracker(connection: redis.Redis, partition: int, settings: Settings, shelf: Shelf | None = None) -> Tracker:
     """A tracker that ends as soon as there is nothing to do."""
     quick = msgspec.structs.replace(settings, linger_ms=0)
-    return Tracker(connection, keys.Partition(partition), quick, shelf or Shelf(connection))
+    return Tracker(connection, keys.Partition(partition), quick, shelf or Shelf(connection, settings.tables_path))
 
 
 def track_all(connection: redis.Redis, settings: Settings) -> None:
