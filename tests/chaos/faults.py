@@ -1,4 +1,4 @@
-"""What is done to the processes, by name: each takes the stand, a random source and the record of what may be lost."""
+"""What is done to the processes, by name: each takes the stand and a random source, and says what may be lost."""
 
 from __future__ import annotations
 
@@ -7,20 +7,13 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from tests.chaos.stand import Stand
 
 STARTING_S = 15.0
 
 
-class Lost(NamedTuple):
-    """A span in which answers were given that an older file does not hold (monotonic)."""
-
-    since: float
-    until: float
-
-
+Lost = frozenset[str]  # ids of hits that an older file may take along
 Fault = Callable[[Stand, random.Random], "Lost | None"]
 
 
@@ -84,11 +77,14 @@ def _slow(way: str) -> Fault:
 
 def _set_back(stand: Stand, chance: random.Random) -> Lost:
     copied = stand.copy_file()
-    since, archived = time.monotonic(), stand.archived()
+    archived = stand.archived()
     _pass(chance, 0.3, 2.0)
     stand.wait(lambda: stand.archived() > archived, "the archive to get further than the older file")
+    stand.web_way.cut()  # what is answered from here on is in a spool
+    ids = stand.journal_ids()
     stand.set_back(copied)
-    return Lost(since, time.monotonic())
+    stand.web_way.heal()
+    return ids
 
 
 def _pass(chance: random.Random, least_s: float, most_s: float) -> None:

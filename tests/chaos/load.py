@@ -23,10 +23,10 @@ _QUERIES = (
 
 
 class Ledger:
-    """What was answered: hit id to the moment of the answer (monotonic). Not for removal: an answer is a promise."""
+    """What was answered. Nothing is ever taken out: an answer is a promise."""
 
     def __init__(self) -> None:
-        self.acknowledged: dict[str, float] = {}
+        self.acknowledged: set[str] = set()
         self.without_answer = 0
         self.refused = 0
         self.statuses: Counter[int] = Counter()
@@ -37,7 +37,7 @@ class Ledger:
         with self._lock:
             self.statuses[status] += 1
             if hit_id:
-                self.acknowledged[hit_id] = time.monotonic()
+                self.acknowledged.add(hit_id)
             else:
                 self.refused += 1
 

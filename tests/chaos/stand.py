@@ -26,6 +26,7 @@ from service.settings import Settings
 from tests.chaos.proxy import Proxy
 from tests.chaos.web import SKEW
 from tests.service.faults import Faults
+from tests.service.hits import logged_hits
 from tests.service.partitions import RULES
 
 PARTITIONS = 4
@@ -139,6 +140,11 @@ class Stand:
             found = connection.hgetall(keys.ARCHIVED)
             return sum(int(number) for name, number in found.items() if name.startswith(b"hits/"))
         return 0
+
+    def journal_ids(self) -> frozenset[str]:
+        """Ids of the hits that lie in the journal."""
+        with client(self.settings.journal_url) as connection:
+            return frozenset(hit.id for hit in logged_hits(connection, PARTITIONS))
 
     def set_back(self, copied: Path) -> None:
         """Kill the journal and start it from an older file."""
