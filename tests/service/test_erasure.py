@@ -247,6 +247,8 @@ def test_it_is_safe_beside_tracking_and_archive_at_work(connection: redis.Redis,
     try:
         until(lambda: len(rounds) > 3, "some traffic")
         first = erased(settings, "--uid", "zoe@home")
+        so_far = len(rounds)
+        until(lambda: len(rounds) > so_far + 2, "the person to come back")
         second = erased(settings, "--uid", "zoe@home")
     finally:
         ended.set()

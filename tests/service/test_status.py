@@ -176,25 +176,33 @@ def test_a_lookup_is_quick_and_the_intake_goes_on(web: Web) -> None:
                 track_all(connection, web.settings)
                 archive(web)
     told(web, ids[0])
+    calm = _seconds_of_hits(web)
     # when each is asked for, and the intake is used meanwhile
     took = []
     with ThreadPoolExecutor(1) as pool:
-        sending = pool.submit(lambda: [_seconds(web, number) for number in range(60)])
+        sending = pool.submit(_seconds_of_hits, web)
         for hit_id in ids:
             started = time.perf_counter()
             assert told(web, hit_id)["hit_id"] == hit_id
             took.append(time.perf_counter() - started)
-        answered = sending.result()
-    # then an answer takes 100 ms at the median, and the intake does not wait for any
-    print(f"lookup p50 {sorted(took)[6] * 1000:.0f} ms, most {max(took) * 1000:.0f} ms")
+        busy = sending.result()
+    # then it takes less than 100 ms at the median, and the intake does not wait for any
+    print(
+        f"lookup p50 {sorted(took)[6] * 1000:.0f} ms; intake {calm * 1000:.1f} ms alone, {busy * 1000:.1f} ms beside it"
+    )
     assert sorted(took)[6] < 0.1
-    assert sorted(answered)[30] < 0.1
+    assert busy < max(0.02, 4 * calm)
 
 
-def _seconds(web: Web, number: int) -> float:
-    started = time.perf_counter()
-    assert httpx.get(f"{web.base}/e?client=acme&event=click&uid=z{number}", trust_env=False).status_code == 200
-    return time.perf_counter() - started
+def _seconds_of_hits(web: Web) -> float:
+    """How long an answer of the intake takes, at the median of 60."""
+    took = []
+    with httpx.Client(base_url=web.base, trust_env=False) as client:
+        for number in range(60):
+            started = time.perf_counter()
+            assert client.get(f"/e?client=acme&event=click&uid=z{number}").status_code == 200
+            took.append(time.perf_counter() - started)
+    return sorted(took)[30]
 
 
 def test_while_the_journal_is_away_it_says_so(web: Web) -> None:
