@@ -81,22 +81,15 @@ def explain(log: Log, hit_id: str, rules: Rules = None, progress: Progress | Non
     rulebooks of the log; or one for all of it, to see what another rulebook would have made of the hit. progress: called
     with (hits done, hits in all). Raises LabError if the log holds no such hit, RulebookError for broken rules.
     """
-    mine = pl.col("hit_id") == hit_id.strip()
-    hits = log.hits.filter(mine).collect().to_dicts()
-    if not hits:
-        newer = int(log.cuts["beyond"].sum())
-        among = f"; it may be among the {plural(newer, 'newer hit')} not yet committed in all tables" if newer else ""
-        raise LabError(
-            f"there is no hit {hit_id!r} in {log.path}; a hit id is the X-Hit-Id of an answer, 32 hex digits{among}"
-        )
-    hit, pinned = hits[0], rulebook_of(rules)
+    hit, pinned = find_hit(log, hit_id), rulebook_of(rules)
+    mine = pl.col("hit_id") == hit["hit_id"]
     decision = next(iter(log.decisions.filter(mine).collect().to_dicts()), None)
     postbacks = tuple(log.postbacks.filter(mine).sort("n").collect().to_dicts())
     promised = [row["postback_id"] for row in postbacks]
     tried = log.attempts.filter(pl.col("postback_id").is_in(promised)).sort("postback_id", "number").collect()
     attempts = tuple(tried.to_dicts())
     try:
-        told = _Before(log, hit, pinned).tell(progress)
+        told = Before(log, hit, pinned).tell(progress)
     except LabError as error:
         lines = (*_stored(hit, decision), f"note: {error}")
         return Explanation(hit["hit_id"], lines, None, (str(error),), hit, decision, postbacks, attempts)
@@ -108,7 +101,19 @@ def explain(log: Log, hit_id: str, rules: Rules = None, progress: Progress | Non
     return Explanation(hit["hit_id"], lines, story, notes, hit, decision, postbacks, attempts)
 
 
-class _Before:
+def find_hit(log: Log, hit_id: str) -> Row:
+    """The row of a hit. Raises LabError if the log holds no such hit."""
+    hits = log.hits.filter(pl.col("hit_id") == hit_id.strip()).collect().to_dicts()
+    if hits:
+        return hits[0]
+    newer = int(log.cuts["beyond"].sum())
+    among = f"; it may be among the {plural(newer, 'newer hit')} not yet committed in all tables" if newer else ""
+    raise LabError(
+        f"there is no hit {hit_id!r} in {log.path}; a hit id is the X-Hit-Id of an answer, 32 hex digits{among}"
+    )
+
+
+class Before:
     """The partition of a hit, replayed up to the hit."""
 
     def __init__(self, log: Log, hit: Row, pinned: Rulebook | None) -> None:

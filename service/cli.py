@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 import redis
@@ -29,6 +29,7 @@ LATE = {
     "partner": ("service.partner", "partner_command"),
     "rules": ("service.rules_commands", "rules"),
     "counts": ("service.counts_command", "counts_command"),
+    "postback": ("service.postback_commands", "postback"),
     "erase": ("service.erase_command", "erase_command"),
     "replay": ("lab.commands", "replay_command"),
     "verify": ("lab.commands", "verify_command"),
@@ -52,17 +53,19 @@ class InputError(Exception):
 
 
 class LateGroup(click.Group):
-    """A group whose commands are partly loaded when they are called."""
+    """A group whose commands are partly loaded when they are called: those in `late`."""
+
+    late: ClassVar = LATE
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names."""
-        return sorted({*super().list_commands(ctx), *LATE})
+        return sorted({*super().list_commands(ctx), *self.late})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of a name; where its packages are not installed, one that says which."""
-        if cmd_name not in LATE:
+        if cmd_name not in self.late:
             return super().get_command(ctx, cmd_name)
-        module, attribute = LATE[cmd_name]
+        module, attribute = self.late[cmd_name]
         try:
             command: click.Command = getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:

@@ -62,6 +62,7 @@ class Courier:
         self._lease_us = (settings.delivery_timeout_ms + LEASE_MARGIN_MS) * 1000 + int(NAME_TIMEOUT_S * 1_000_000)
         self._running: set[asyncio.Task[None]] = set()
         self._done: list[Done] = []
+        self._failed: list[tuple[int, str]] = []
         self._settled = asyncio.Event()
         self._seen: dict[str, str] = {}
         self._watch: asyncio.Task[None] | None = None
@@ -111,11 +112,14 @@ class Courier:
     async def _exchange(self, limit: int) -> list[Taken]:
         """Record what has been answered since the last time, and take what is due."""
         done, self._done = self._done, []
+        failed, self._failed = self._failed, []
         taken = await self._due.exchange(done, None if limit else self._now_us(), self._lease_us, limit)
         if limit:
             self._behind_us = self._due.now_us - time.time_ns() // 1000
         if done:
             await self._conclude(done)
+        for call, recipient in failed:
+            self._shares.end(call, recipient, False)
         return taken
 
     async def _conclude(self, done: Sequence[Done]) -> None:
@@ -188,7 +192,10 @@ class Courier:
         if not attempts or attempts[-1].state != "dead":
             attempts.append(await self._try(taken))
         health = CLASSES_OF_HEALTH.get(attempts[-1].result)
-        self._shares.end(call, taken.postback.recipient, None if health is None else health == "ok")
+        if health in (None, "ok"):
+            self._shares.end(call, taken.postback.recipient, None if health is None else True)
+        else:  # keeps its place until it is known whether this pauses the recipient
+            self._failed.append((call, taken.postback.recipient))
         self._done.append((taken, attempts))
         self._settled.set()
 
