@@ -11,8 +11,6 @@ machine the steadier figures; `sender_share`: of one core, taken by the sender i
 
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
 import statistics
 import tempfile
@@ -21,6 +19,7 @@ from typing import Any
 
 from service.servers import free_port
 from tests.benchmarks.live.nginx import nginx
+from tests.benchmarks.live.printing import parser, show
 from tests.benchmarks.live.stack import NOOP, RULES, WEB, WORKER, Stack, run_json, stack
 
 CONNECTIONS = 64
@@ -96,16 +95,10 @@ def _cpu_ms(runs: list[Figures], name: str) -> float:
 
 def main() -> None:
     """Print the figures."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--json", action="store_true", help="one JSON document and nothing else")
+    arguments = parser(__doc__)
     arguments.add_argument("--seconds", type=float, default=SECONDS, help="length of each of the sixteen runs")
     chosen = arguments.parse_args()
-    figures = measure(chosen.seconds)
-    if chosen.json:
-        print(json.dumps(figures))
-    else:
-        for name, value in figures.items():
-            print(f"{name:24}{value!s:>12}")
+    show(measure(chosen.seconds), chosen.json)
 
 
 if __name__ == "__main__":

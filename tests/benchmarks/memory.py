@@ -9,7 +9,6 @@ resident memory of each process with its children is noted. Figures: `rss_mb` pe
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 from service import keys
 from service.servers import client, free_port
+from tests.benchmarks.live.printing import parser, show
 from tests.benchmarks.live.stack import RULES, WEB, WORKER, Stack, stack
 
 EVERY_S = 30.0
@@ -97,18 +97,12 @@ def _growth(values: list[float]) -> float:
 
 def main() -> None:
     """Print the figures."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--json", action="store_true", help="one JSON document and nothing else on standard output")
+    arguments = parser(__doc__)
     arguments.add_argument("--minutes", type=float, default=MINUTES, help="how long")
     arguments.add_argument("--rate", type=int, default=RATE, help="hits per second")
     arguments.add_argument("--every", type=float, default=EVERY_S, help="seconds between samples")
     chosen = arguments.parse_args()
-    figures = measure(chosen.minutes, chosen.rate, chosen.every)
-    if chosen.json:
-        print(json.dumps(figures))
-    else:
-        for name, value in figures.items():
-            print(f"{name:18}{value}")
+    show(measure(chosen.minutes, chosen.rate, chosen.every), chosen.json)
 
 
 if __name__ == "__main__":

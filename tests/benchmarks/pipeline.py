@@ -5,14 +5,12 @@ from the first tenth decided to the last hit; the median of three fillings. `tra
 milliseconds per 1,000 hits of worker and journal, on a shared machine the steadier figures. Then web, worker (all
 queues) and both servers run, and every hit fires one webhook. `idle_worker_share` is what the worker takes of a core
 while nothing happens. `at_200` and `at_1000` hold `p50_ms`, `p95_ms`, `p99_ms`, `max_ms` from the moment a request was
-due to the arrival of its webhook at the partner, `ack_p95_ms` to the answer of the intake, `lost` webhooks, and the
-share of a core of each process.
+due to the arrival of its webhook at the partner, `ack_p95_ms` to the answer of the intake, webhooks that were `missing`
+15 s after the last request, and the share of a core of each process.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -22,6 +20,7 @@ from typing import Any
 from service import keys
 from service.servers import client, free_port
 from tests.benchmarks.live import filling, paced
+from tests.benchmarks.live.printing import parser, show
 from tests.benchmarks.live.stack import RULES, TRACKER, WEB, WORKER, Stack, run_json, stack
 
 HITS = 60_000
@@ -86,7 +85,7 @@ def latency(seconds: float) -> Figures:
             started = time.perf_counter()
             run = run_json(f"tests.benchmarks.live.paced {running.settings.port} {partner_port} {rate} {seconds}")
             took = time.perf_counter() - started
-            run["lost"] = run.pop("sent") - run.pop("arrived")
+            run["missing"] = run.pop("sent") - run.pop("arrived")
             run["share_of_a_core"] = {
                 name: round((running.cpu_s(name) - busy_s) / took, 2) for name, busy_s in before.items()
             }
@@ -116,17 +115,11 @@ def measure(hits: int, seconds: float) -> Figures:
 
 def main() -> None:
     """Print the figures."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--json", action="store_true", help="one JSON document and nothing else")
+    arguments = parser(__doc__)
     arguments.add_argument("--hits", type=int, default=HITS, help="hits in the journal that the worker decides")
     arguments.add_argument("--seconds", type=float, default=SECONDS, help="length of the run at each rate")
     chosen = arguments.parse_args()
-    figures = measure(chosen.hits, chosen.seconds)
-    if chosen.json:
-        print(json.dumps(figures))
-    else:
-        for name, value in figures.items():
-            print(f"{name:26}{value}")
+    show(measure(chosen.hits, chosen.seconds), chosen.json)
 
 
 if __name__ == "__main__":
