@@ -93,13 +93,16 @@ def _endpoints_of(affiliate: Affiliate) -> Iterator[tuple[Path, Webhook]]:
 
 def shared_secret(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
     """Signing secrets that two parties share."""
+    clients, affiliates = rulebook.clients.values(), rulebook.affiliates.values()
+    named = [("client", party.name, "secret", party.secret) for party in clients]
+    named += [("client", party.name, "sig_secret", party.sig_secret) for party in clients]
+    named += [("affiliate", party.name, "secret", party.secret) for party in affiliates]
     holders: dict[str, str] = {}
-    for kind, group in (("client", rulebook.clients), ("affiliate", rulebook.affiliates)):
-        for name, party in group.items():
-            for secret in party.secret.split():
-                first = holders.setdefault(secret, f"{kind} {name}")
-                if first != f"{kind} {name}":
-                    yield (
-                        (kind, name, "secret"),
-                        f"{secret} signs for {first} too, so one could forge the other's; name a variable for each",
-                    )
+    for kind, name, key, secrets in named:
+        for secret in secrets.split():
+            first = holders.setdefault(secret, f"{kind} {name}")
+            if first != f"{kind} {name}":
+                yield (
+                    (kind, name, key),
+                    f"{secret} signs for {first} too, so one could forge the other's; name a variable for each",
+                )

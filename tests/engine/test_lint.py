@@ -102,6 +102,10 @@ def test_a_plain_rulebook_has_no_finding() -> None:
             "shared_secret", 7, "affiliate.best.secret", "env:S signs for client acme too",
         ),
         (
+            CLIENT + 'sig_secret = "env:S"\n[client.bolt]\nsig_secret = ["env:T", "env:S"]\n',
+            "shared_secret", 6, "client.bolt.sig_secret", "env:S signs for client acme too",
+        ),
+        (
             CLIENT + trigger("when = 'not country == \"DE\"'"),
             "missing_and_not", 8, "trigger[0].when", "add exists(country)",
         ),
