@@ -29,8 +29,8 @@ lab: setup ## open JupyterLab on the notebooks
 bench: setup ## measure
 	@$(BIN)/python -m tests.benchmarks all
 
-soak: setup ## the long proofs: 10,000 random pairs of rulebook and log through both engines; 100 rounds of chaos; a million broken requests
-	@$(BIN)/python -m pytest --soak -s tests/lab/test_sets.py tests/chaos tests/service/test_fuzz.py
+soak: setup ## the long proofs: 10,000 random pairs of rulebook and log through both engines; 100 rounds of chaos; 50 kills of delivery; a million broken requests
+	@$(BIN)/python -m pytest --soak -s tests/lab/test_sets.py tests/chaos tests/service/test_kills.py tests/service/test_fuzz.py
 
 pins: ## renew requirements.txt from pyproject.toml (needs uv)
 	@uv pip compile pyproject.toml --all-extras --generate-hashes --universal --no-annotate --no-header -q -o requirements.txt

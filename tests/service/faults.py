@@ -28,6 +28,7 @@ import ssl
 import struct
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -48,12 +49,13 @@ BOMB = gzip.compress(b"boom" * 12_500_000)
 
 
 class Received(NamedTuple):
-    """A request as it came. headers: names in lower case."""
+    """A request as it came. headers: names in lower case. at_s: when, by a clock that never falls."""
 
     method: str
     target: str
     headers: dict[str, str]
     body: bytes
+    at_s: float = 0.0
 
 
 class Faults:
@@ -196,7 +198,7 @@ def _read(lines: BufferedReader) -> Received | None:
         name, _, value = line.decode("latin-1").partition(":")
         headers[name.lower()] = value.strip()
     body = lines.read(int(headers.get("content-length", 0)))
-    return Received(first[0].decode(), first[1].decode("latin-1"), headers, body)
+    return Received(first[0].decode(), first[1].decode("latin-1"), headers, body, time.monotonic())
 
 
 def _send(connection: socket.socket, status: int, body: bytes, headers: dict[str, str] | None = None) -> bool:
