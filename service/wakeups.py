@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -47,6 +48,30 @@ def make_broker(settings: Settings) -> RedisBroker:
 def message(queue: str, actor: str, args: tuple[Any, ...]) -> dramatiq.Message[Any]:
     """A wake-up for an actor."""
     return dramatiq.Message(queue_name=queue, actor_name=actor, args=args, kwargs={}, options={})
+
+
+class UnderWay(dramatiq.Middleware):  # type: ignore[misc]
+    """Knows how many actors are at work in this process, whatever the broker does with their messages afterwards."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._changed = threading.Condition()
+
+    def before_process_message(self, *_: Any) -> None:
+        """An actor begins."""
+        with self._changed:
+            self._count += 1
+
+    def after_process_message(self, *_: Any, **__: Any) -> None:
+        """An actor has ended, well or not."""
+        with self._changed:
+            self._count -= 1
+            self._changed.notify_all()
+
+    def wait_for_all(self, seconds: float) -> bool:
+        """Whether all have ended within so many seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._count == 0, seconds)
 
 
 class Wakeups:

@@ -17,14 +17,15 @@ from service.archive import tables
 from service.delivery import actor as delivery_actor
 from service.processes import when_told_to_end
 from service.scripts import Script
-from service.servers import check_broker, check_journal
+from service.servers import check_broker, check_journal, client
 from service.settings import Settings, make_writable
 from service.tracking import actor as tracking_actor
-from service.wakeups import ARCHIVE, DELIVERY, QUEUES, TRACKING, WORKER_TIMEOUT_MS, Wakeups, make_broker
+from service.wakeups import ARCHIVE, DELIVERY, QUEUES, TRACKING, WORKER_TIMEOUT_MS, UnderWay, Wakeups, make_broker
 
 log = logging.getLogger("backtrack.worker")
 
 STOP_TIMEOUT_MS = 25_000
+AWAY_TIMEOUT_MS = 500  # for what only tells the broker that messages are done
 THREAD_TIMEOUT_S = 0.5
 SWITCH_INTERVAL_S = 0.001  # one thread that makes rows of the tables must not hold up all who wait for an answer
 
@@ -47,6 +48,8 @@ def run(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
     tracking_actor.register(broker, settings, wakeups, stopping.is_set)
     delivering = delivery_actor.register(broker, settings, stopping.is_set)
     archive_actor.register(broker, settings, stopping.is_set)
+    under_way = UnderWay()
+    broker.add_middleware(under_way)
     worker = start(broker, settings, queues)
     log.info("worker ready: %s", ", ".join(queues))
     if settings.allow_addresses:
@@ -55,9 +58,24 @@ def run(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
         reconcile(settings, wakeups, queues, delivering, stopping)
     finally:
         stopping.set()
-        worker.stop(timeout=STOP_TIMEOUT_MS)
+        stop(worker, settings, under_way)
         broker.close()
     log.info("worker ended")
+
+
+def stop(worker: Worker, settings: Settings, under_way: UnderWay) -> None:
+    """Let the actors end; then the threads, without waiting for a broker that is away: the library would ask it for ever to
+    take back messages that mean nothing any more."""
+    under_way.wait_for_all(STOP_TIMEOUT_MS / 1000)
+    worker.stop(timeout=AWAY_TIMEOUT_MS if _is_away(settings.broker_url) else STOP_TIMEOUT_MS)
+
+
+def _is_away(url: str) -> bool:
+    try:
+        with client(url, timeout_s=1.0) as connection:
+            return not connection.ping()
+    except (redis.RedisError, OSError):
+        return True
 
 
 def start(broker: dramatiq.Broker, settings: Settings, queues: Sequence[str]) -> Worker:

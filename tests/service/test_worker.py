@@ -182,6 +182,31 @@ def test_a_worker_that_is_asked_to_end_ends_in_time_with_everything_in_place(
     assert "Traceback" not in workers.log.read_text()
 
 
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_ends_in_time_although_the_broker_is_away(
+    settings: Settings, connection: redis.Redis, tmp_path: Path, sign: signal.Signals
+) -> None:
+    with own_server(tmp_path / "broker") as broker:
+        # given a worker with all queues at work, and a broker that is dead or hangs
+        pool = Workers(msgspec.structs.replace(settings, broker_url=broker.url), "tracking,delivery,archive")
+        process = pool.start()
+        try:
+            put(connection, 0, 200)
+            until(lambda: connection.exists(keys.ARCHIVE_LEASE) and tracked(connection) > 0, "the work to begin")
+            broker.send(sign)
+            put(connection, 200, 2_000)
+            # when it is asked to end
+            process.terminate()
+            asked_at = time.monotonic()
+            # then it ends with status 0 within eight seconds, and has let go of everything
+            assert process.wait(20) == 0
+            assert time.monotonic() - asked_at < 8
+            assert not holder(connection) and not connection.exists(keys.ARCHIVE_LEASE)
+        finally:
+            process.kill()
+            process.wait(10)
+
+
 def test_a_worker_survives_that_its_servers_go_away(settings: Settings, tmp_path: Path) -> None:
     with own_server(tmp_path / "journal") as journal, own_server(tmp_path / "broker") as broker:
         own = msgspec.structs.replace(settings, journal_url=journal.url, broker_url=broker.url)
