@@ -13,6 +13,7 @@ from service.engine import STEPS, PostbackState, Reason, Stage, Verdict
 from service.engine.conditions import COMPARE, GRAMMAR, compile_condition
 from service.engine.explain import REMEDIES
 from service.engine.lint import RULES
+from service.engine.mails import EMAIL_KEYS
 from service.engine.model import RESERVED
 from service.engine.parse import (
     MAX_BODY_BYTES,
@@ -69,6 +70,7 @@ OPERATORS = [*COMPARE, *re.findall(r"^_[A-Z]+\.2: /([a-z]+)", GRAMMAR, flags=re.
         ("key of [affiliate.NAME]", sorted(AFFILIATE_KEYS)),
         ("key of [[trigger]]", sorted(TRIGGER_KEYS)),
         ("key of webhook", sorted(WEBHOOK_KEYS)),
+        ("key of email", sorted(EMAIL_KEYS)),
         ("key of cap", ["count", "every", "per"]),
         ("key of payout", ["currency", "fixed", "of", "percent"]),
         ("macro", sorted([*RESERVED, *DERIVED, "NAME", "param.NAME", "first.NAME", "last.EVENT.NAME"])),

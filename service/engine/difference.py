@@ -109,7 +109,7 @@ def _field(table: Any, name: str) -> Any:
 
 def _endpoint(value: Any) -> Any:
     if isinstance(value, Endpoints):
-        others = [one.words for one in (value.javascript, value.pixel) if one is not None]
+        others = [one.words for one in (value.javascript, value.pixel, value.email) if one is not None]
         return " and ".join([value.webhook.words, *others] if value.webhook is not None else others) or None
     return value
 

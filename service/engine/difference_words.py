@@ -248,11 +248,13 @@ CLIENT_WORDS: Words = {
     "browser": _set("lets browsers get {}", "no longer lets browsers get {}"),
     "javascript": _instead("runs in browsers"),
     "pixel": _instead("has browsers call"),
+    "email": _instead("gets its mails by"),
 }
 AFFILIATE_WORDS: Words = {
     "name": _moved, "title": CLIENT_WORDS["title"], "params": CLIENT_WORDS["params"],
     "webhook": CLIENT_WORDS["webhook"], "test_webhook": CLIENT_WORDS["test_webhook"], "secret": CLIENT_WORDS["secret"],
     "rate": CLIENT_WORDS["rate"], "javascript": CLIENT_WORDS["javascript"], "pixel": CLIENT_WORDS["pixel"],
+    "email": CLIENT_WORDS["email"],
     "overrides": _overrides,
 }  # fmt: skip
 TRIGGER_WORDS: Words = {

@@ -18,6 +18,7 @@ from service.engine.visitors import Remembered
 from service.engine.words import listed
 
 _OURS = "Backtrack's own"
+_NO_TESTS = dict.fromkeys(BROWSER_METHODS, "no page is given a test") | {"email": "no mail is sent for a test"}
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -72,7 +73,7 @@ def _asked(template: Webhook, postback: Postback) -> list[tuple[str, Macro | Non
 def _says(postback: Postback, template: Webhook | None) -> str:
     whom = postback.recipient.replace(":", " ")
     if postback.state == PostbackState.RECORDED:
-        lacks = "no page is given a test" if postback.method in BROWSER_METHODS else f"{whom} has no test_webhook"
+        lacks = _NO_TESTS.get(postback.method) or f"{whom} has no test_webhook"
         return f"To {whom}: not sent, since this is a test and {lacks}; recorded only."
     if template is None:
         return f"To {whom}: not sent, since {whom} has no {postback.method}; withheld. Add one to the rulebook."

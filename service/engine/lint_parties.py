@@ -64,8 +64,8 @@ def _endpoints(rulebook: Rulebook) -> Iterator[tuple[Path, Webhook]]:
 def _all(
     path: Path, owner: Client | Affiliate | Endpoints, test_webhook: Webhook | None
 ) -> Iterator[tuple[Path, Webhook]]:
-    found = (owner.webhook, test_webhook, owner.javascript, owner.pixel)
-    for key, endpoint in zip(("webhook", "test_webhook", "javascript", "pixel"), found, strict=True):
+    found = (owner.webhook, test_webhook, owner.javascript, owner.pixel, owner.email)
+    for key, endpoint in zip(("webhook", "test_webhook", "javascript", "pixel", "email"), found, strict=True):
         if endpoint is not None:
             yield (*path, key), endpoint
 

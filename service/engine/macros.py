@@ -30,12 +30,13 @@ class MacroChecks(Declared):
         """Each template against what the client's triggers can give it; the same pair is looked at once."""
         for client in self.clients.values():
             path: Path = ("client", client.name)
-            for key, template in (("webhook", client.webhook), ("test_webhook", client.test_webhook)):
+            own = (("webhook", client.webhook), ("test_webhook", client.test_webhook), ("email", client.email))
+            for key, template in own:
                 self._macros((*path, key), template, client, (), False)
             for method in sorted(BROWSER_METHODS):
                 self._for_browsers((*path, method), endpoint_for(method, client), client, (), False)
             self._landing(client)
-        self._check_browser_macros(triggers)
+        self._check_other_methods(triggers)
         served = {trigger.client for trigger in triggers if "affiliate" in trigger.to}
         everybody = sorted(served & self.clients.keys())
         right: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
@@ -55,16 +56,17 @@ class MacroChecks(Declared):
                     deeper = (*path, "for", owner, *([trigger] if trigger else []), "webhook")
                     self._macros(deeper, endpoints.webhook, self.clients[owner], extra, True)
 
-    def _check_browser_macros(self, triggers: tuple[Trigger, ...]) -> None:
-        """What affiliates get through browsers."""
+    def _check_other_methods(self, triggers: tuple[Trigger, ...]) -> None:
+        """What affiliates get by mail and through browsers, from the triggers that post so."""
         for trigger in triggers:
             client = self.clients.get(trigger.client)
-            if trigger.method not in BROWSER_METHODS or "affiliate" not in trigger.to or client is None:
+            if trigger.method == "webhook" or "affiliate" not in trigger.to or client is None:
                 continue
             for affiliate in self.affiliates.values():
                 where, found = most_specific(affiliate, client.name, trigger.name, trigger.method)
                 path: Path = ("affiliate", affiliate.name, *where, trigger.method)
-                self._for_browsers(path, found, client, tuple(sorted(affiliate.params)), True)
+                check = self._for_browsers if trigger.method in BROWSER_METHODS else self._macros
+                check(path, found, client, tuple(sorted(affiliate.params)), True)
 
     def _for_browsers(
         self, path: Path, template: Webhook | None, client: Client, extra: tuple[str, ...], foreign: bool

@@ -8,6 +8,7 @@ from typing import Any
 
 from service.engine.browsers import InBrowser
 from service.engine.document import Path, nearest
+from service.engine.mails import Mails
 from service.engine.model import RESERVED
 from service.engine.names import DERIVED, MADE_PARAMS, Declared
 from service.engine.rulebook import (
@@ -26,15 +27,15 @@ HOST = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?\Z|\[?[0-9a-f:.]+\]?\Z")
 CLIENT_KEYS = frozenset({
     "name", "landing", "hosts", "params", "private", "aliases", "not_an_id", "browser_events", "remember",
     "attribution", "click_window", "webhook", "test_webhook", "secret", "rate",
-    "sig_secret", "addresses", "bots", "browser", "javascript", "pixel",
+    "sig_secret", "addresses", "bots", "browser", "javascript", "pixel", "email",
 })  # fmt: skip
 AFFILIATE_KEYS = frozenset({
-    "name", "params", "webhook", "test_webhook", "secret", "rate", "for", "javascript", "pixel",
+    "name", "params", "webhook", "test_webhook", "secret", "rate", "for", "javascript", "pixel", "email",
 })  # fmt: skip
-ENDPOINT_KEYS = frozenset({"webhook", "javascript", "pixel"})
+ENDPOINT_KEYS = frozenset({"webhook", "javascript", "pixel", "email"})
 
 
-class Parties(InBrowser, Declared):
+class Parties(InBrowser, Mails, Declared):
     """Reads clients and affiliates."""
 
     def _tables(self, document: dict[str, Any], kind: str) -> list[tuple[str, dict[str, Any]]]:
@@ -87,6 +88,7 @@ class Parties(InBrowser, Declared):
             self._browser(path, table, params | frozenset(private)),
             self._javascript(path, table),
             self._pixel(path, table),
+            self._email(path, table),
         )
 
     def _networks(self, path: Path, table: dict[str, Any], key: str) -> tuple[str, ...]:
@@ -144,7 +146,7 @@ class Parties(InBrowser, Declared):
                 continue
             if client not in self.clients:
                 self.wrong(key, f"there is no client {client!r}{nearest(client, self.clients)}")
-            flat = {k: v for k, v in inner.items() if not isinstance(v, dict) or k == "webhook"}
+            flat = {k: v for k, v in inner.items() if not _is_trigger(k, v)}
             for trigger, deeper in inner.items():
                 if trigger not in flat:
                     overrides[client, trigger] = self._endpoints((*key, trigger), deeper)
@@ -161,8 +163,19 @@ class Parties(InBrowser, Declared):
             self._rate(path, table),
             self._javascript(path, table),
             self._pixel(path, table),
+            self._email(path, table),
         )
 
     def _endpoints(self, path: Path, table: dict[str, Any]) -> Endpoints:
         self._only_known(path, table, ENDPOINT_KEYS)
-        return Endpoints(self._webhook(path, table, "webhook"), self._javascript(path, table), self._pixel(path, table))
+        return Endpoints(
+            self._webhook(path, table, "webhook"),
+            self._javascript(path, table),
+            self._pixel(path, table),
+            self._email(path, table),
+        )
+
+
+def _is_trigger(key: str, value: Any) -> bool:
+    """Whether what stands in `for` under a client belongs to one of its triggers, which may be called `email` too."""
+    return isinstance(value, dict) and (key not in ("webhook", "email") or not ENDPOINT_KEYS.isdisjoint(value))

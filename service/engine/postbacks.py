@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from service.engine.model import Firing, Postback, PostbackState
-from service.engine.rulebook import BROWSER_METHODS, Affiliate, Client, Rulebook, Trigger, Webhook, endpoint_for
+from service.engine.rulebook import Affiliate, Client, Rulebook, Trigger, Webhook, endpoint_for
 from service.engine.templates import iso_time
 from service.engine.triggers import Facts, payout_of
 
@@ -86,8 +86,8 @@ def _values(webhook: Webhook, facts: Facts, firing: Firing, identity: str) -> di
 
 def _endpoint(trigger: Trigger, client: Client, affiliate: Affiliate | None, test: bool) -> Webhook | None:
     """Where the postback goes: the most specific endpoint; for tests only the test endpoint."""
-    if test:  # nothing that is a test ever goes to a page
-        return None if trigger.method in BROWSER_METHODS else (affiliate or client).test_webhook
+    if test:  # nothing that is a test ever goes to a page or into a mailbox
+        return (affiliate or client).test_webhook if trigger.method == "webhook" else None
     if affiliate is None:
         return endpoint_for(trigger.method, client)
     return most_specific(affiliate, client.name, trigger.name, trigger.method)[1]

@@ -18,8 +18,13 @@ NOT_AN_ID = ("null", "undefined", "none", "nan", "0", "-", "NULL", "None", "NaN"
 BROWSER_EVENTS = ("pageview", "click", "login", "registration")
 
 
+MAIL = "MAIL"  # the verb of postbacks by e-mail
+_BODIES = {"json": "JSON", "mail": "the mail"}
+
+
 class Webhook(msgspec.Struct, frozen=True):
-    """How to call an endpoint. verb: GET or POST; "" for JavaScript, with the snippet as body.
+    """How to call an endpoint. verb: GET or POST; "" for JavaScript, with the snippet as body; MAIL for e-mail, with the
+    mail as JSON of subject, text and html as body and the address as a mailto: URL.
 
     body: a form or JSON; None with POST: the event as JSON.
 
@@ -52,7 +57,7 @@ class Webhook(msgspec.Struct, frozen=True):
         plain = self.body is None and self.verb == ("GET" if self.url.macros else "POST")
         parts = [self.url.source if plain else f"{self.verb} {self.url.source}"]
         if self.body is not None:
-            parts.append(f"with {'JSON' if self.body.context == 'json' else 'the form'} {self.body.source}")
+            parts.append(f"with {_BODIES.get(self.body.context, 'the form')} {self.body.source}")
         if self.headers:
             parts.append("with " + ", ".join([f"{name}: {value}" for name, value in sorted(self.headers.items())]))
         return " ".join(parts)
@@ -97,6 +102,7 @@ class Client(msgspec.Struct, frozen=True):
     browser: frozenset[str] = frozenset()
     javascript: Webhook | None = None
     pixel: Webhook | None = None
+    email: Webhook | None = None
 
 
 def close_private(private: frozenset[str], aliases: dict[str, str]) -> frozenset[str]:
@@ -111,6 +117,7 @@ class Endpoints(msgspec.Struct, frozen=True):
     webhook: Webhook | None = None
     javascript: Webhook | None = None
     pixel: Webhook | None = None
+    email: Webhook | None = None
 
 
 class Affiliate(msgspec.Struct, frozen=True):
@@ -126,6 +133,7 @@ class Affiliate(msgspec.Struct, frozen=True):
     rate: str = ""
     javascript: Webhook | None = None
     pixel: Webhook | None = None
+    email: Webhook | None = None
 
 
 BROWSER_METHODS = frozenset({"javascript", "pixel"})  # delivered by the visitor's browser
@@ -133,9 +141,11 @@ BROWSER_METHODS = frozenset({"javascript", "pixel"})  # delivered by the visitor
 
 def endpoint_for(method: str, owner: Client | Affiliate | Endpoints) -> Webhook | None:
     """The endpoint of a party for a method."""
-    if method == "javascript":
-        return owner.javascript
-    return owner.pixel if method == "pixel" else owner.webhook
+    if method == "webhook":
+        return owner.webhook
+    if method == "email":
+        return owner.email
+    return owner.javascript if method == "javascript" else owner.pixel
 
 
 class Cap(msgspec.Struct, frozen=True):

@@ -178,6 +178,32 @@ def compile_form(fields: dict[str, str]) -> Template:
     return _template(" ".join([f"{name}={source}" for name, source in fields.items()]), parts, "form")
 
 
+def compile_mail(parts: dict[str, Template]) -> Template:
+    """A mail as a JSON object of its parts: each value is written for its part first, then for the JSON around it."""
+    frame, slots, all_parts = list[str](), list[tuple[int, str, Filter, Macro | None]](), list[str | Macro]()
+    for name, part in parts.items():
+        frame.append(f'{"," if frame else "{"}"{name}":"')
+        slots += [(len(frame) + at, asked, _in_json(encode), macro) for at, asked, encode, macro in part.slots]
+        frame += [_json_text(text) for text in part.frame] + ['"']
+        all_parts += part.parts
+    source = _json({name: part.source for name, part in parts.items()})
+    macros = tuple([macro for part in parts.values() for macro in part.macros])
+    looked_up = tuple([name for part in parts.values() for name in part.looked_up])
+    return Template(source, tuple(all_parts), macros, tuple(slots), (*frame, "}"), looked_up, "mail")
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _json_text(text: str) -> str:
+    return _json(text)[1:-1]
+
+
+def _in_json(encode: Filter) -> Filter:
+    return lambda value: _json_text(encode(value))
+
+
 def _template(source: str, parts: list[str | Macro], context: str) -> Template:
     rules = CONTEXTS[context]
     macros = tuple([part for part in parts if isinstance(part, Macro)])

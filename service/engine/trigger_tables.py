@@ -14,7 +14,6 @@ from service.engine.postbacks import POSTBACK_NAMES
 from service.engine.rulebook import FOREVER_US, Cap, Payout, Trigger, endpoint_for
 
 METHODS = ("webhook", "email", "javascript", "pixel")
-DELIVERED_METHODS = ("webhook", "javascript", "pixel")
 TRIGGER_KEYS = frozenset({
     "name", "client", "on", "after", "within", "when", "sample", "once", "cap", "payout", "method", "to", "paused",
     "from", "until",
@@ -87,12 +86,7 @@ class TriggerTables(Declared):
         if isinstance(method, list):
             self.wrong((*path, "method"), f"a trigger has exactly one method, not {' and '.join(map(repr, method))}")
             return "webhook"
-        method = self._choice(path, table, "method", METHODS, "webhook")
-        if method not in DELIVERED_METHODS:
-            self.wrong(
-                (*path, "method"), f"{method} is not delivered by this version yet; use {', '.join(DELIVERED_METHODS)}"
-            )
-        return method
+        return self._choice(path, table, "method", METHODS, "webhook")
 
     def _to(self, path: Path, table: dict[str, Any]) -> tuple[str, ...]:
         to = self._names(path, table, "to", ("client",))
@@ -105,7 +99,7 @@ class TriggerTables(Declared):
             self.wrong((*path, "to"), "a trigger without a recipient posts nothing; write client, affiliate or both")
         client = self.clients.get(str(table.get("client", "")))
         method = str(table.get("method", "webhook"))
-        if method in DELIVERED_METHODS and "client" in to and client and endpoint_for(method, client) is None:
+        if method in METHODS and "client" in to and client and endpoint_for(method, client) is None:
             self.wrong(
                 (*path, "to"),
                 f"client {client.name} has no {method} to post to; add {method} to [client.{client.name}]",

@@ -273,7 +273,7 @@ def test_the_sample_rulebook_is_right() -> None:
         (BASE + TRIGGER + 'payout = { percent = "5", currency = "eur" }\n', 8, "trigger[0].payout.currency", "capital"),
         (BASE + TRIGGER + 'method = ["webhook", "email"]\n', 8, "trigger[0].method", "not 'webhook' and 'email'"),
         (BASE + TRIGGER + 'method = "webhok"\n', 8, "trigger[0].method", "did you mean 'webhook'?"),
-        (BASE + TRIGGER + 'method = "email"\n', 8, "trigger[0].method", "not delivered by this version yet"),
+        (BASE + TRIGGER + 'method = "email"\n', 4, "trigger[0].to", "client acme has no email to post to; add email"),
         (BASE + TRIGGER + "to = []\n", 8, "trigger[0].to", "posts nothing"),
         (BASE + TRIGGER + 'to = ["afiliate"]\n', 8, "trigger[0].to", "a recipient is client or affiliate"),
         (BASE + TRIGGER + 'to = ["client", "client"]\n', 8, "trigger[0].to", "named twice"),
