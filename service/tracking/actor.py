@@ -12,6 +12,7 @@ from service import epochs, keys
 from service.rulebooks import Shelf
 from service.servers import is_away
 from service.settings import Settings
+from service.tracking.sweep import Sweep
 from service.tracking.tracker import FencedError, Tracker
 from service.wakeups import TRACKING, Wakeups
 
@@ -22,13 +23,14 @@ def register(broker: dramatiq.Broker, settings: Settings, wakeups: Wakeups, stop
     """Make the actor `track` known to a worker's broker."""
     connection = epochs.journal_client(settings, timeout_s=30)
     shelf = Shelf(connection, settings.tables_path)
+    sweep = Sweep(connection)
     places = keys.partitions(settings.partitions)
 
     def track(partition: int) -> None:
         if stopping():
             return
         try:
-            if Tracker(connection, places[partition], settings, shelf, stopping).run() and not stopping():
+            if Tracker(connection, places[partition], settings, shelf, stopping, sweep).run() and not stopping():
                 wakeups.track([partition])
         except FencedError as fenced:
             log.info("partition %d went to another worker: %s", partition, fenced)

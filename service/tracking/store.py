@@ -24,12 +24,14 @@ _visitor = msgspec.msgpack.Decoder(Visitor).decode
 class Recording(State):
     """A state that remembers what was written to it, for the commit."""
 
-    __slots__ = ("dropped", "new_caps", "new_owners", "new_txids", "touched")
+    __slots__ = ("dropped", "dropped_caps", "dropped_owners", "new_caps", "new_owners", "new_txids", "touched")
 
     def __init__(self) -> None:
         super().__init__()
         self.touched: set[str] = set()
         self.dropped: set[str] = set()
+        self.dropped_owners: set[str] = set()
+        self.dropped_caps: set[str] = set()
         self.new_owners: dict[str, str] = {}
         self.new_txids: dict[str, int] = {}
         self.new_caps: dict[str, int] = {}
@@ -44,6 +46,13 @@ class Recording(State):
         """Give an identifier to a visitor."""
         super().put_owner(key, visitor_id)
         self.new_owners[key] = visitor_id
+        self.dropped_owners.discard(key)
+
+    def drop_owner(self, key: str) -> None:
+        """Remove an identifier of a forgotten visitor."""
+        super().drop_owner(key)
+        self.new_owners.pop(key, None)
+        self.dropped_owners.add(key)
 
     def drop_visitor(self, visitor_id: str) -> None:
         """Remove a visitor that was absorbed or forgotten."""
@@ -60,6 +69,12 @@ class Recording(State):
         """Set how many hits have reached a cap."""
         super().put_cap(key, count)
         self.new_caps[key] = count
+
+    def drop_cap(self, key: str) -> None:
+        """Remove the counter of a cap whose period is over."""
+        super().drop_cap(key)
+        self.new_caps.pop(key, None)
+        self.dropped_caps.add(key)
 
 
 def fetch(
@@ -121,6 +136,8 @@ def commit_args(
         (3, [part for postback in postbacks for part in _promise(postback, keep_s)]),
         (3, [part for one in in_browsers for part in (*one, keep_s)]),
         (2, [part for one in moved for part in one]),
+        (1, sorted(state.dropped_owners)),
+        (1, sorted(state.dropped_caps)),
     )
     args: list[Any] = []
     for width, values in lists:

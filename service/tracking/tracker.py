@@ -14,6 +14,7 @@ from service.archive import past
 from service.archive.tables import TableError
 from service.engine import EMPTY, Entry, Event, Outcome, Rejection, Rulebook, RulebookError, parse, process
 from service.engine.parse import BROWSER_ROUTES
+from service.engine.triggers import drop_past_caps
 from service.intake.entries import Unreadable, read
 from service.keys import Partition
 from service.rulebooks import Shelf
@@ -21,6 +22,7 @@ from service.scripts import Script
 from service.settings import Settings
 from service.tracking import poison
 from service.tracking.store import Recording, commit_args, commit_keys, fetch
+from service.tracking.sweep import Sweep
 
 log = logging.getLogger("backtrack.tracking")
 
@@ -29,6 +31,7 @@ Items = Sequence[Entry | Unreadable]
 NOT_ITS_FAULT = (redis.RedisError, OSError, TableError, MemoryError)
 
 PAST_ENTRIES = 5_000  # read from the tables at a time
+HOUR_US = 3_600_000_000
 MAX_TURN_S = 60.0  # then the actor makes room and wakes a successor, so that no time limit ever cuts it off
 
 
@@ -46,7 +49,9 @@ class Tracker:
         settings: Settings,
         shelf: Shelf,
         stopping: Callable[[], bool] = bool,
+        sweep: Sweep | None = None,
     ) -> None:
+        self._sweep = sweep or Sweep(connection)
         self._stopping = stopping
         self._redis = connection
         self._place = place
@@ -64,6 +69,8 @@ class Tracker:
         self._in_force = ""  # its id
         self._no_rulebook = ""  # why it cannot be had
         self._caps: dict[str, int] = {}
+        self._caps_hour = 0  # of log time, in which the caps of earlier periods were dropped
+        self._time_us = 0  # log time
 
     def run(self) -> bool:
         """Work until the partition has been quiet for a while. True if there is more to do (after a long turn)."""
@@ -73,6 +80,7 @@ class Tracker:
         while time.monotonic() - started < MAX_TURN_S and not self._stopping():
             entries = (self._read(block_ms=0) if more else []) or self._linger()
             more = not 0 < len(entries) < self._settings.batch_hits  # a short read was the end of the journal
+            self._sweep.step(place=self._place, fence=self._fence, rulebook=self._rulebook, time_us=self._time_us)
             if entries:
                 self._decide_all(entries)
             elif self._give_back():
@@ -89,6 +97,7 @@ class Tracker:
             return False
         tracked: Any = self._redis.hgetall(place.tracked)
         self._epoch, self._seq = int(tracked.get(b"epoch", 1)), int(tracked.get(b"seq", 0))
+        self._time_us = int(tracked.get(b"time", 0))
         self._switch(tracked.get(b"rulebook", b"").decode())
         caps: Any = self._redis.hgetall(place.caps)
         self._caps = {key.decode(): int(count) for key, count in caps.items()}
@@ -182,6 +191,7 @@ class Tracker:
             if self._no_rulebook:
                 raise LookupError(self._no_rulebook)
             state, decided = self._outcomes(entries)
+            self._drop_past_caps(state, entries[-1].time_us)
             args = commit_args(state, decided, self._place, self._settings.browser_keep_s)
         except NOT_ITS_FAULT:
             raise
@@ -197,6 +207,8 @@ class Tracker:
         self._write_args(args, entries[-1])
         self._tell_pages(entries)
         self._caps.update(state.new_caps)
+        for key in state.dropped_caps:
+            self._caps.pop(key, None)
         self._report(decided)
 
     def _outcomes(self, entries: Sequence[Entry]) -> tuple[Recording, list[tuple[int, Outcome]]]:
@@ -206,6 +218,13 @@ class Tracker:
             (entry.epoch, process(entry, state, self._rulebook, event))
             for entry, event in zip(entries, parsed, strict=True)
         ]
+
+    def _drop_past_caps(self, state: Recording, time_us: int) -> None:
+        """At most once in an hour of log time: no period is shorter."""
+        hour = time_us // HOUR_US
+        if hour != self._caps_hour:
+            drop_past_caps(state, time_us)
+            self._caps_hour = hour
 
     def _parsed(self, entry: Entry) -> Event | Rejection | None:
         """None for a hit that the parser has a bug with: the engine meets it again, and makes its own verdict of it."""
@@ -231,7 +250,7 @@ class Tracker:
                 raise FencedError(str(error)) from None
             raise
         self._renewed_s = asked_s
-        self._epoch, self._seq = last.epoch, last.seq
+        self._epoch, self._seq, self._time_us = last.epoch, last.seq, last.time_us
 
     def _tell_pages(self, entries: Sequence[Entry]) -> None:
         """Answers to pages may wait for this. A message that nobody hears costs only time."""
