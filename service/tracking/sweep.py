@@ -86,7 +86,7 @@ class Sweep:
 
     def _dead_writers(self, place: Partition) -> list[bytes]:
         """The oldest of too many. Their names begin with the time of their start, in hex."""
-        if int(self._redis.hlen(place.writers)) <= WRITERS:  # type: ignore[arg-type]
+        if int(self._redis.hlen(place.writers)) <= WRITERS:
             return []
         names: Any = self._redis.hkeys(place.writers)
         return sorted(names, key=_started_s)[:-WRITERS]
