@@ -31,7 +31,7 @@ _ENTRY_COLUMNS = (
 )  # fmt: skip
 _REPORT_EVERY = 1_000  # hits between two calls of `progress`
 _FRAME_ROWS = 10_000  # rows that are Python values at the same time
-_MONEY = pl.Decimal(38, 3)  # no currency has more than three places
+MONEY = pl.Decimal(38, 3)  # no currency has more than three places
 
 
 def replay(log: Log, rules: Rules = None, progress: Progress | None = None) -> Run:
@@ -205,7 +205,7 @@ class Run:
         keys = ["client", "affiliate", "trigger", "currency"]
         fired = self.decisions.filter(~pl.col("test")).select("client", "affiliate", pl.col("fired"))
         firings = fired.explode("fired").drop_nulls("fired").unnest("fired")
-        paid = pl.col("payout").replace("", None).cast(_MONEY)
+        paid = pl.col("payout").replace("", None).cast(MONEY)
         counted = firings.group_by(keys).agg(
             pl.len().alias("firings"), paid.sum().alias("payout"), paid.count().alias("_paid")
         )

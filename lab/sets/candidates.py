@@ -1,89 +1,73 @@
 """Whom a trigger could concern at all: most visitors can be left out before anything about them is worked out.
 
-A hit is a candidate if it is the trigger's event, the trigger is active, and what its own amount alone decides is in order;
-a group, if it holds a candidate and every event that must have come before.
+A group matters if it holds a trigger's event while the trigger is active, and every event that must have come before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import polars as pl
 
-from lab.sets.conditions import condition_sql, conjuncts, names_of, needed_events
+from lab.sets.conditions import needed_events
 from lab.sets.people import People
-from lab.sets.session import Session, text
 from service.engine.conditions import syntax
 from service.engine.rulebook import Rulebook, Trigger
 
 
-class _OwnAmount:
-    """The only column of `events` that conditions ask for."""
-
-    def value(self, name: str) -> str:
-        return "amount"
-
-    def count(self, event: str) -> str:
-        raise AssertionError("not asked of a hit alone")
-
-    since_us = count
-
-
 def chosen_rows(
-    session: Session, people: People, rulebook: Rulebook, triggers: Sequence[Trigger], everything: bool
-) -> pl.DataFrame:
-    """row and label of all hits of the groups that matter: those with a candidate or with a hit of unsure space."""
-    if everything:
-        rows = session.frame("SELECT rowid AS row FROM events WHERE reason IS NULL AND NOT test")
-        return rows.with_columns(label=people.labels.gather(rows["row"]))
+    events: pl.DataFrame, people: People, names: dict[str, int], rulebook: Rulebook, triggers: Sequence[Trigger],
+    doubtful: pl.Series,
+) -> pl.DataFrame:  # fmt: skip
+    """label and row of all valid hits of the groups that matter, sorted: those with a candidate or a doubtful row."""
     cids = {name: cid for cid, name in enumerate(rulebook.clients)}
-    having: dict[tuple[int, str], pl.Series] = {}
-    labels = [_doubtful(session, people)]
-    for trigger in triggers:
-        found = people.labels.gather(_candidates(session, trigger, cids[trigger.client]))
-        for event in _needed(trigger):
-            key = cids[trigger.client], event
-            if key not in having:
-                having[key] = _groups_with(session, people, *key)
-            found = found.filter(having[key].gather(found))
+    having = _Having(events, people)
+    labels = [people.labels.gather(doubtful)]
+    for client, event, needed in _kinds(triggers):
+        found = having.labels(cids[client], names[event])
+        for other in needed:
+            found = found.filter(found.is_in(having.labels(cids[client], names[other]).implode()))
         labels.append(found)
-    wanted = _mask(people, pl.concat(labels))
-    rows = wanted.gather(people.labels).arg_true().cast(pl.Int64).rename("row").to_frame()
-    session.put("near", rows)
-    valid = session.frame(
-        "SELECT row FROM near JOIN events ON events.rowid = near.row WHERE reason IS NULL AND NOT test"
+    mask = pl.repeat(False, events.height, eager=True)
+    wanted = pl.concat(labels)
+    mask = mask.scatter(wanted, True) if wanted.len() else mask
+    return all_rows(events, people, mask.gather(people.labels))
+
+
+def all_rows(events: pl.DataFrame, people: People, mask: pl.Series | None = None) -> pl.DataFrame:
+    """label and row of all valid hits that are no tests, sorted. mask: by row, only these."""
+    rows = pl.DataFrame(
+        {"label": people.labels, "mask": pl.repeat(True, events.height, eager=True) if mask is None else mask}
     )
-    return valid.with_columns(label=people.labels.gather(valid["row"]))
+    valid = events["reason"].is_null() & ~events["test"]
+    return (
+        rows.with_row_index("row")
+        .filter(valid & rows["mask"])
+        .select("label", "row")
+        .sort("label", maintain_order=True)
+    )
 
 
-def _candidates(session: Session, trigger: Trigger, cid: int) -> pl.Series:
-    tests = [f"cid = {cid}", f"event = {text(trigger.on)}", f"t >= {trigger.from_us}", f"t < {trigger.until_us}"]
-    if trigger.paused:
-        tests.append("false")
-    if trigger.when is not None:
-        alone = [part for part in conjuncts(syntax(trigger.when.text)) if names_of(part) <= {"amount"}]
-        tests += [condition_sql(part, _OwnAmount()) for part in alone]
-    query = f"SELECT rowid AS row FROM events WHERE reason IS NULL AND NOT test AND {' AND '.join(tests)}"
-    return session.frame(query).to_series()
+class _Having:
+    """Which groups have an event."""
+
+    def __init__(self, events: pl.DataFrame, people: People) -> None:
+        self._events = events.select("cid", "ev", valid=pl.col("reason").is_null() & ~pl.col("test"))
+        self._people = people
+        self._known: dict[tuple[int, int], pl.Series] = {}
+
+    def labels(self, cid: int, event: int) -> pl.Series:
+        """Labels of the groups, each once."""
+        if (cid, event) not in self._known:
+            rows = self._events.select((pl.col("cid") == cid) & (pl.col("ev") == event) & pl.col("valid")).to_series()
+            self._known[cid, event] = self._people.labels.gather(rows.fill_null(False).arg_true()).unique()
+        return self._known[cid, event]
+
+
+def _kinds(triggers: Iterable[Trigger]) -> set[tuple[str, str, frozenset[str]]]:
+    """Client, event and needed events of the triggers that are not paused: thousands of triggers are of few kinds."""
+    return {(trigger.client, trigger.on, _needed(trigger)) for trigger in triggers if not trigger.paused}
 
 
 def _needed(trigger: Trigger) -> frozenset[str]:
     return frozenset(trigger.after) | (needed_events(syntax(trigger.when.text)) if trigger.when else frozenset())
-
-
-def _groups_with(session: Session, people: People, cid: int, event: str) -> pl.Series:
-    query = f"SELECT rowid FROM events WHERE reason IS NULL AND NOT test AND cid = {cid} AND event = {text(event)}"
-    return _mask(people, people.labels.gather(session.frame(query).to_series()))
-
-
-def _doubtful(session: Session, people: People) -> pl.Series:
-    query = (
-        "SELECT rowid FROM events WHERE ord IN (SELECT ord FROM unsure UNION ALL SELECT ord FROM twice WHERE unsure)"
-    )
-    return people.labels.gather(session.frame(query).to_series())
-
-
-def _mask(people: People, labels: pl.Series) -> pl.Series:
-    """For every row whether it is among the labels."""
-    mask = pl.repeat(False, people.labels.len(), eager=True)
-    return mask.scatter(labels, True) if labels.len() else mask

@@ -6,7 +6,7 @@ A difference is an error that shows the visitor with the fewest hits among those
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import polars as pl
@@ -14,10 +14,10 @@ import polars as pl
 from lab.digest import first_difference
 from lab.log import LabError
 from lab.sets.events import PLACE, Source
-from lab.sets.hard import decide, lift_caps
+from lab.sets.hard import Decided, decide, lift_caps
 from lab.sets.unite import without_capped
 from lab.show import plural
-from service.engine import Entry, Outcome
+from service.engine import Entry, Outcome, Postback
 
 SAMPLE_HITS = 500
 
@@ -55,50 +55,73 @@ class Certificate(msgspec.Struct, frozen=True):
         )
 
 
-def check(
-    source: Source, mine: Mapping[int, Outcome], capped: set[tuple[int, int]], hits: int, everything: bool
-) -> tuple[int, int]:
-    """How many hits and visitors were decided by both engines. Raises SetDifference.
+class Check:
+    """A sample of the plain visitors through both engines. hits, visitors: how many were decided by both."""
 
-    mine: by ord the outcomes told by sets: all, or (everything is False) those on which something fired.
-    """
-    members = _sample(source, hits)
-    if members.is_empty():
-        return 0, 0
-    entries = source.entries(members)
-    query = "SELECT ord, earlier FROM twice JOIN wanted_places USING (ord) WHERE earlier IS NOT NULL"
-    earlier = dict(source.session.rows(query))
-    wrong: set[int] = set()
-    for place, _, outcome in decide(entries, earlier, lift_caps(source.rulebook)):
-        expected = without_capped(outcome, place, capped, source.rulebook)
-        if not everything:  # the parser's words about identifiers that were none are not fetched for a few firings
-            expected = msgspec.structs.replace(expected, detail="")
-        if (everything or expected.fired or place in mine) and mine.get(place) != expected:
-            wrong.add(place)
-    if wrong:
-        raise _smallest(source, members, dict(entries), mine, wrong)
-    return members["ord"].n_unique(), members["label"].n_unique()
+    def __init__(self, source: Source, events: pl.DataFrame, views: pl.DataFrame, hits: int) -> None:
+        self._source = source
+        drawn = _sample(views, hits)
+        self._members = drawn.select("label", ord=events["ord"].gather(drawn["row"]))
+        self.places = self._members["ord"].unique()
+        self.hits = self._members["ord"].n_unique()
+        self.visitors = self._members["label"].n_unique()
+
+    def compare(
+        self, entries: list[tuple[int, Entry]], outcomes: Iterable[Decided] | None, letters: pl.DataFrame,
+        lost: pl.DataFrame, earlier: dict[int, int],
+    ) -> None:  # fmt: skip
+        """Raises SetDifference. entries: at `places`. outcomes: all by sets, or None: then the letters count.
+
+        lost: number and ord of what a cap stops. earlier: see `lab.sets.hard`.
+        """
+        if not self.hits:
+            return
+        source, capped = self._source, set(lost.iter_rows())
+        decided = decide(entries, earlier, lift_caps(source.rulebook))
+        theirs = {place: without_capped(outcome, place, capped, source.rulebook) for place, _, outcome in decided}
+        mine = _outcomes(outcomes, letters, theirs)
+        wrong = {place for place in theirs if mine[place] != theirs[place]}
+        if wrong:
+            raise _smallest(self._members, dict(entries), mine, theirs, wrong)
 
 
-def _sample(source: Source, hits: int) -> pl.DataFrame:
-    """label and ord of whole groups, drawn by a hash, about so many hits."""
-    return source.session.frame(
-        "WITH sizes AS (SELECT label, count(DISTINCT ord) AS hits FROM views GROUP BY label), "
-        "drawn AS (SELECT label, sum(hits) OVER (ORDER BY hash(label) ROWS UNBOUNDED PRECEDING) AS so_far FROM sizes) "
-        f"SELECT DISTINCT label, ord FROM views JOIN drawn USING (label) WHERE so_far <= {hits}"
-    )
+def _outcomes(
+    outcomes: Iterable[Decided] | None, letters: pl.DataFrame, theirs: Mapping[int, Outcome]
+) -> dict[int, Outcome | None]:
+    """What sets say about the sample. Without outcomes it is theirs with our postbacks."""
+    if outcomes is not None:
+        told: dict[int, Outcome | None] = {place: outcome for place, _, outcome in outcomes if place in theirs}
+        return {place: told.get(place) for place in theirs}
+    posted: dict[int, list[Postback]] = {}
+    for row in letters.filter(pl.col("ord").is_in(list(theirs))).sort("ord", "place").iter_rows(named=True):
+        place = row.pop("ord")
+        del row["number"], row["place"]
+        made = Postback(time_us=row.pop("t"), seq=place % PLACE, missing=tuple(row.pop("missing")), **row)
+        posted.setdefault(place, []).append(made)
+    return {
+        place: msgspec.structs.replace(outcome, postbacks=tuple(posted.get(place, ())))
+        for place, outcome in theirs.items()
+    }
+
+
+def _sample(views: pl.DataFrame, hits: int) -> pl.DataFrame:
+    """label and row of whole groups, drawn by a hash, about so many hits."""
+    share = hits / max(1, views.height)
+    drawn = views.select("label", "row").filter(pl.col("label").hash(7) < min(share, 1.0) * 2.0**64)
+    return drawn.unique()
 
 
 def _smallest(
-    source: Source, members: pl.DataFrame, entries: Mapping[int, Entry], mine: Mapping[int, Outcome], wrong: set[int]
-) -> SetDifference:
+    members: pl.DataFrame, entries: Mapping[int, Entry], mine: Mapping[int, Outcome | None],
+    theirs: Mapping[int, Outcome], wrong: set[int],
+) -> SetDifference:  # fmt: skip
     sizes = members.with_columns(size=pl.len().over("label")).filter(pl.col("ord").is_in(sorted(wrong)))
     label = sizes.sort("size", "label").row(0, named=True)["label"]
     places = members.filter(pl.col("label") == label)["ord"].sort().to_list()
-    again = decide([(place, entries[place]) for place in places], {}, lift_caps(source.rulebook))
-    theirs = [(place // PLACE, epoch, outcome) for place, epoch, outcome in again if place in wrong]
-    ours = [(place // PLACE, epoch, mine[place]) for place, epoch, _ in again if place in wrong and place in mine]
-    lines = [f"the set engine differs from the reference engine: {first_difference(ours, theirs)}"]
+    reference = [(place // PLACE, entries[place].epoch, theirs[place]) for place in places if place in wrong]
+    found = [(place, mine[place]) for place in places if place in wrong]
+    ours = [(place // PLACE, entries[place].epoch, outcome) for place, outcome in found if outcome is not None]
+    lines = [f"the set engine differs from the reference engine: {first_difference(ours, reference)}"]
     for place in places:
         entry = entries[place]
         assert entry.hit is not None

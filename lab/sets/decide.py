@@ -1,8 +1,9 @@
 """The road of a log through the set engine, for the partitions that one rulebook decides: one list of steps.
 
-events -> duplicates -> people -> candidates -> views -> said -> facts -> stages      plain visitors, by sets
-                                           \\-> whole through the reference engine     hard ones
-both halves -> caps -> postbacks
+events -> duplicates -> people -> candidates -> views      and then, bucket by bucket of visitors, by sets:
+                                       |                   said -> facts -> stages -> letters, or outcomes told one by one
+                                       +-> hard ones, whole, through the reference engine
+both halves -> caps
 """
 
 from __future__ import annotations
@@ -12,121 +13,288 @@ from operator import itemgetter
 import msgspec
 import polars as pl
 
-from lab.sets.candidates import chosen_rows
-from lab.sets.certificate import Certificate, check
-from lab.sets.duplicates import find_duplicates
-from lab.sets.events import Source, read_events
-from lab.sets.facts import Asked, find_facts
-from lab.sets.hard import Decided, decide_whole
+from lab.sets.candidates import all_rows, chosen_rows
+from lab.sets.certificate import Certificate, Check
+from lab.sets.duplicates import find_duplicates, find_unsure
+from lab.sets.events import GROUP, PLACE, Source, read_events, webhooks_of
+from lab.sets.facts import Asked, Finder, asked_hits, find_facts
+from lab.sets.hard import Decided, lift_caps
+from lab.sets.hard import decide as reference
+from lab.sets.letters import FIRINGS, LETTERS, Letters
+from lab.sets.past import Past
 from lab.sets.people import People, split
-from lab.sets.render import tell
-from lab.sets.said import read_said, with_too_many_names
+from lab.sets.said import Names, read_said
 from lab.sets.session import Session
-from lab.sets.stages import ask, over_cap
-from lab.sets.unite import reached_by_sets, reached_whole, stop_capped, without_capped
-from service.engine import Event, State, parse, process
+from lab.sets.stages import REACHED, ask, over_cap
+from lab.sets.tell import tell
+from lab.sets.unite import firings_of, letters_of, reached_whole, stop_capped, without_capped
+from service.engine import Event, Rulebook, State, parse, process
+from service.engine.rulebook import Trigger
 
-_PLAIN = """
-SELECT row, label, e.ord, e.t, coalesce(NOT d.duplicate, true) AS counted, remember,
-       e.ord IN (SELECT ord FROM unsure) OR coalesce(d.unsure, false) AS unsure
-FROM chosen JOIN events AS e ON e.rowid = chosen.row JOIN clients USING (cid) LEFT JOIN twice AS d USING (ord)
-"""
+BUCKET_HITS = 3_000_000  # of visitors that matter, in memory at the same time
 
 
 class Decision(msgspec.Struct):
     """What was decided.
 
-    outcomes: (ord, epoch, outcome) in log order, of all hits or of those on which something fired. tally: (verdict, reason)
-    -> hits. certificate: see there.
+    outcomes: (ord, epoch, outcome) of all hits in log order, None unless they were wanted. letters, firings: see
+    `lab.sets.letters`. tally: (verdict, reason) -> hits. certificate: see there.
     """
 
-    outcomes: list[Decided]
+    outcomes: list[Decided] | None
+    letters: pl.DataFrame
+    firings: pl.DataFrame
     tally: dict[tuple[str, str], int]
     certificate: Certificate
 
 
 def decide(source: Source, everything: bool, sample_hits: int) -> Decision:
     """Run all steps."""
-    session, rulebook = source.session, source.rulebook
-    read_events(source)
-    find_duplicates(session)
-    people = People(session)
-    present = set(session.rows("SELECT DISTINCT cid, event FROM events WHERE reason IS NULL AND NOT test"))
-    cids = {name: cid for cid, name in enumerate(rulebook.clients)}
-    triggers = [(n, t) for n, t in enumerate(rulebook.triggers) if (cids[t.client], t.on) in present]
-    session.put("chosen", chosen_rows(session, people, rulebook, [t for _, t in triggers], everything))
-    views, hard, absorbed = split(people, session.frame(_PLAIN))
-    session.put("views", views)
-    read_said(source)
-    hard = pl.concat([hard, _put_aside(source)])
-    tests = session.frame("SELECT ord FROM events WHERE test AND reason IS NULL")
-    whole = decide_whole(source, pl.concat([hard, tests]))
-    asked_for = Asked(rulebook, [trigger for _, trigger in triggers])
-    find_facts(session, asked_for)
-    asked = ask(session, asked_for, triggers)
-    lost = over_cap(pl.concat([reached_by_sets(asked), reached_whole(whole, rulebook)]), rulebook.triggers)
-    capped = set(lost.iter_rows())
-    details, owners = _details(source, everything), _absorbed(session, absorbed)
-    told = list(tell(session, rulebook, stop_capped(asked, lost), details, owners, everything))
-    sampled = check(source, {place: outcome for place, _, outcome in told}, capped, sample_hits, everything)
-    kept = [(place, epoch, without_capped(outcome, place, capped, rulebook)) for place, epoch, outcome in whole]
-    told += [one for one in kept if everything or one[2].fired]
-    told += _rejected(source) if everything else []
-    tally = _tally(session, whole)
-    visitors = views.filter("speaks")["view"].n_unique()
-    return Decision(
-        sorted(told, key=itemgetter(0)), tally, Certificate(sum(tally.values()), visitors, len(whole), *sampled)
-    )
+    return _Road(source, everything, sample_hits).walk()
 
 
-def _put_aside(source: Source) -> pl.DataFrame:
-    """Groups with more names than a visitor remembers leave the plain ones. ord of their hits."""
-    many = with_too_many_names(source)
-    if many.is_empty():
-        return pl.DataFrame(schema={"ord": pl.Int64})
-    session = source.session
-    session.put("many", many)
-    hard = session.frame("SELECT DISTINCT ord FROM views SEMI JOIN many USING (label)")
-    session.make("views", "SELECT * FROM views ANTI JOIN many USING (label)")
-    return hard
+class _Road:
+    """What is known so far; a field is there once the step has run that finds it out."""
+
+    def __init__(self, source: Source, everything: bool, sample_hits: int) -> None:
+        self.source = source
+        self.session: Session = source.session
+        self.rulebook: Rulebook = source.rulebook
+        self.everything = everything
+        self.sample_hits = sample_hits
+        self.cids = {name: cid for cid, name in enumerate(self.rulebook.clients)}
+
+    def walk(self) -> Decision:
+        source, rulebook = self.source, self.rulebook
+        self.events = read_events(source)
+        views, hard, absorbed = self._recognise()
+        tests = self.events.select(pl.col("test") & pl.col("reason").is_null()).to_series().arg_true().cast(pl.UInt32)
+        check = Check(source, self.events, views, self.sample_hits)
+        apart = self._places(pl.concat([hard, tests]))
+        entries = source.entries(pl.concat([apart, check.places]))
+        sampled, earlier = set(check.places), self._earlier()
+        whole = reference([one for one in entries if one[0] not in sampled], earlier, lift_caps(rulebook))
+        self.asked_for = Asked(trigger for _, trigger in self.triggers)
+        pieces = [self._by_sets(some) for some in _buckets(views)]
+        asked = pl.concat([piece.asked for piece in pieces])
+        lost = over_cap(pl.concat([self._reached(asked), reached_whole(whole, rulebook)]), rulebook.triggers)
+        letters, firings = self._written(pieces, whole, lost)
+        outcomes = (
+            self._told(pieces, stop_capped(asked, self._rows(lost)), absorbed, whole, lost) if self.everything else None
+        )
+        check.compare([one for one in entries if one[0] in sampled], outcomes, letters, lost, earlier)
+        tally = self._tally(whole)
+        visitors = views.filter("speaks")["view"].n_unique()
+        certificate = Certificate(self.events.height, visitors, len(whole), check.hits, check.visitors)
+        return Decision(outcomes, letters, firings, tally, certificate)
+
+    def _recognise(self) -> tuple[pl.DataFrame, pl.Series, pl.DataFrame]:
+        """The views of plain visitors, the rows of hard ones, and who is absorbed on which row."""
+        events, rulebook = self.events, self.rulebook
+        clients = list(rulebook.clients.values())
+        remember = pl.Series([client.remember_us for client in clients], dtype=pl.Int64)
+        unsure = find_unsure(events)
+        self.twice = find_duplicates(events, unsure, remember)
+        self.names = Names(self.source, _custom_names(rulebook))
+        doubtful = pl.concat([unsure.cast(pl.UInt32), self.twice.filter("unsure")["row"]]).unique()
+        people = People(events)
+        present = set(
+            events.lazy()
+            .filter(pl.col("reason").is_null() & ~pl.col("test"))
+            .select("cid", "ev")
+            .unique()
+            .collect()
+            .iter_rows()
+        )
+        codes = self.source.names
+        self.triggers = [
+            (n, t) for n, t in enumerate(rulebook.triggers) if (self.cids[t.client], codes[t.on]) in present
+        ]
+        if self.everything:
+            rows = all_rows(events, people)
+        else:
+            rows = chosen_rows(events, people, codes, rulebook, [trigger for _, trigger in self.triggers], doubtful)
+        doubtful = pl.concat([doubtful, self.names.wide(self.source, events).cast(pl.UInt32)])
+        self.counted = _mask(events.height, self.twice.filter("duplicate")["row"], False)
+        row = rows["row"]
+        rows = rows.with_columns(
+            t=events["t"].gather(row), counted=self.counted.gather(row),
+            unsure=_mask(events.height, doubtful, True).gather(row), remember=remember.gather(events["cid"].gather(row)),
+        )  # fmt: skip
+        return split(people, rows)
+
+    def _by_sets(self, views: pl.DataFrame) -> _Piece:
+        """One bucket: what it was asked, and in a lean run what is posted."""
+        source, codes = self.source, self.source.names
+        heard = views.select("row").unique() if views["speaks"].all() is False else views.select("row")
+        heard = heard.with_columns(self.events[name].gather(heard["row"]) for name in ("ord", "slot", "link"))
+        said = read_said(source, self.names, heard, self.everything)
+        past = self._past(views, said)
+        triggers = [trigger for _, trigger in self.triggers]
+        finder = Finder(past, asked_hits(past, triggers, self.cids, codes), self.names, codes)
+        facts = find_facts(finder, self.asked_for, self.rulebook)
+        asked = ask(self.session, facts, self.asked_for, self.rulebook, self.triggers, codes)
+        if self.everything:
+            return _Piece(asked, past, None, None)
+        fired = asked.filter(pl.col("stage").is_null())
+        fired = fired.with_columns(ord=self.events["ord"].gather(fired["row"]))
+        short = past.only(fired["view"])
+        on = short.frame.select(pl.col("speaks") & pl.col("row").is_in(fired["row"].unique().implode())).to_series()
+        letters, firings = Letters(self.session, self.rulebook, Finder(short, on, self.names, codes)).write(fired)
+        return _Piece(fired.select(asked.columns), None, letters, firings)
+
+    def _past(self, views: pl.DataFrame, said: pl.DataFrame) -> Past:
+        events, row = self.events, views["row"]
+        nowhere = pl.repeat(None, events.height, dtype=pl.UInt32, eager=True)
+        at = nowhere.scatter(said["row"], pl.int_range(said.height, dtype=pl.UInt32, eager=True))
+        columns = {name: events[name].gather(row) for name in ("ev", "cid", "t")}
+        return Past(
+            views.with_columns(counted=self.counted.gather(row), at=at.gather(row), **columns), said.drop("row")
+        )
+
+    def _places(self, rows: pl.Series) -> pl.Series:
+        return self.events["ord"].gather(rows)
+
+    def _rows(self, lost: pl.DataFrame) -> pl.DataFrame:
+        """number and row instead of number and ord."""
+        rows = self.events.select("ord").with_row_index("row").join(lost, on="ord")
+        return rows.select(pl.col("number").cast(pl.Int32), pl.col("row").cast(pl.UInt32))
+
+    def _earlier(self) -> dict[int, int]:
+        """By ord, the log time of the accepted hit with the same txid, where that is known."""
+        known = self.twice.filter(pl.col("earlier").is_not_null() & ~pl.col("unsure"))
+        return dict(zip(self._places(known["row"]).to_list(), known["earlier"].to_list(), strict=True))
+
+    def _reached(self, asked: pl.DataFrame) -> pl.DataFrame:
+        """Plain events that reach the cap, in the columns of `REACHED`."""
+        through = asked.filter(pl.col("stage").is_null())
+        place = self._places(through["row"])
+        made = through.with_columns(
+            ord=place,
+            grp=place // PLACE * GROUP + through["cid"],
+            test=pl.lit(False),
+            affiliate=pl.col("affiliate").fill_null(""),
+        )
+        return made.select(pl.col(name).cast(kind) for name, kind in REACHED.items())
+
+    def _written(
+        self, pieces: list[_Piece], whole: list[Decided], lost: pl.DataFrame
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Letters and firings of both halves without what a cap stops. In a full run the outcomes have them."""
+        if self.everything:
+            return pl.DataFrame(schema=LETTERS), pl.DataFrame(schema=FIRINGS)
+        letters = pl.concat(
+            [piece.letters for piece in pieces if piece.letters is not None] + [pl.DataFrame(schema=LETTERS)]
+        )
+        firings = pl.concat(
+            [piece.firings for piece in pieces if piece.firings is not None] + [pl.DataFrame(schema=FIRINGS)]
+        )
+        capped = set(lost.iter_rows())
+        kept = [
+            (place, epoch, without_capped(outcome, place, capped, self.rulebook)) for place, epoch, outcome in whole
+        ]
+        stopped = lost.select(pl.col("number").cast(pl.Int32), "ord")
+        letters = letters.join(stopped, on=["number", "ord"], how="anti")
+        firings = firings.join(stopped, on=["number", "ord"], how="anti")
+        return (
+            pl.concat([letters, letters_of(kept)]).sort("ord", "place"),
+            pl.concat([firings, firings_of(kept)]),
+        )
+
+    def _told(
+        self,
+        pieces: list[_Piece],
+        asked: pl.DataFrame,
+        absorbed: pl.DataFrame,
+        whole: list[Decided],
+        lost: pl.DataFrame,
+    ) -> list[Decided]:
+        """Every outcome, in log order."""
+        capped = set(lost.iter_rows())
+        told = [
+            (place, epoch, without_capped(outcome, place, capped, self.rulebook)) for place, epoch, outcome in whole
+        ]
+        for piece in pieces:
+            assert piece.past is not None
+            everywhere = pl.repeat(True, piece.past.frame.height, eager=True)
+            finder = Finder(piece.past, everywhere, self.names, self.source.names)
+            told += tell(finder, self.events, self.rulebook, asked, self._details(finder), _absorbed(finder, absorbed))
+        return sorted(told + _rejected(self.source, self.events), key=itemgetter(0))
+
+    def _details(self, finder: Finder) -> dict[int, str]:
+        """By row, which identifiers were none, in the words of the engine's parser."""
+        rows = finder.hits["row"].filter(finder.own("ignored")).unique()
+        rows_of = dict(zip(self._places(rows).to_list(), rows.to_list(), strict=True))
+        found = {}
+        for place, entry in self.source.entries(self._places(rows)):
+            assert entry.hit is not None
+            event = parse(entry.hit, self.rulebook)
+            if isinstance(event, Event):
+                found[rows_of[place]] = event.detail
+        return found
+
+    def _tally(self, whole: list[Decided]) -> dict[tuple[str, str], int]:
+        events = self.events.select("ord", "reason").with_columns(counted=self.counted)
+        verdict = pl.when(pl.col("reason").is_not_null()).then(pl.lit("rejected")).otherwise(
+            pl.when("counted").then(pl.lit("accepted")).otherwise(pl.lit("duplicate"))
+        )  # fmt: skip
+        if whole:
+            events = events.filter(~pl.col("ord").is_in([place for place, _, _ in whole]))
+        rows = events.group_by(verdict.alias("verdict"), pl.col("reason").fill_null("")).len().iter_rows()
+        tally = {(verdict, reason): hits for verdict, reason, hits in rows}
+        for _, _, outcome in whole:
+            key = outcome.verdict, outcome.reason
+            tally[key] = tally.get(key, 0) + 1
+        return tally
 
 
-def _details(source: Source, everything: bool) -> dict[int, str]:
-    """By ord, which identifiers were none, in the words of the engine's parser."""
-    if not everything:
-        return {}
-    places = source.session.frame("SELECT ord FROM said WHERE ignored AND ord IN (SELECT ord FROM views)")
-    found = {}
-    for place, entry in source.entries(places):
-        assert entry.hit is not None
-        event = parse(entry.hit, source.rulebook)
-        if isinstance(event, Event):
-            found[place] = event.detail
-    return found
+class _Piece(msgspec.Struct):
+    """What one bucket gave. asked: in a lean run only what got through."""
+
+    asked: pl.DataFrame
+    past: Past | None
+    letters: pl.DataFrame | None
+    firings: pl.DataFrame | None
 
 
-def _absorbed(session: Session, absorbed: pl.DataFrame) -> dict[int, list[str]]:
-    session.put("absorbed", absorbed)
+def _buckets(views: pl.DataFrame) -> list[pl.DataFrame]:
+    """Whole groups, by a hash of their label, so many that each fits into memory."""
+    count = -(-views.height // BUCKET_HITS)
+    if count <= 1:
+        return [views]
+    mine = views["label"].hash() % count
+    return [views.filter(mine == number) for number in range(count)]
+
+
+def _mask(length: int, rows: pl.Series, value: bool) -> pl.Series:
+    """By row: `value` for these rows, its opposite for all others."""
+    mask = pl.repeat(not value, length, eager=True)
+    return mask.scatter(rows, value) if rows.len() else mask
+
+
+def _custom_names(rulebook: Rulebook) -> frozenset[str]:
+    """Names that the rulebook itself asks for, without their scope."""
+    names = {macro.name for webhook in webhooks_of(rulebook) for macro in webhook.macros}
+    for trigger in rulebook.triggers:
+        names |= trigger.when.names if trigger.when else frozenset()
+        names |= {trigger.payout.of} if trigger.payout else set()
+    return frozenset(name.removeprefix("param.").removeprefix("first.") for name in names)
+
+
+def _absorbed(finder: Finder, absorbed: pl.DataFrame) -> dict[int, list[str]]:
+    """By row, the ids of the visitors that are absorbed there."""
+    first = dict(zip(finder.hits["row"].to_list(), finder.own("hit_id").to_list(), strict=True))
     found: dict[int, list[str]] = {}
-    for place, hit_id in session.rows("SELECT a.ord, s.hit_id FROM absorbed AS a JOIN said AS s ON s.ord = a.side"):
-        found.setdefault(place, []).append(hit_id)
+    for row, side in absorbed.select("row", "side").iter_rows():
+        if side in first:
+            found.setdefault(row, []).append(first[side])
     return found
 
 
-def _rejected(source: Source) -> list[Decided]:
+def _rejected(source: Source, events: pl.DataFrame) -> list[Decided]:
     """Rejections need no state: the engine itself says all about them."""
-    places = source.session.frame("SELECT ord FROM events WHERE reason IS NOT NULL")
+    places = events.filter(pl.col("reason").is_not_null())["ord"]
     return [(place, e.epoch, process(e, State(), source.rulebook)) for place, e in source.entries(places)]
 
 
-def _tally(session: Session, whole: list[Decided]) -> dict[tuple[str, str], int]:
-    session.put("whole", pl.DataFrame({"ord": [place for place, _, _ in whole]}, {"ord": pl.Int64}))
-    query = (
-        "SELECT CASE WHEN reason IS NOT NULL THEN 'rejected' WHEN duplicate THEN 'duplicate' ELSE 'accepted' END, "
-        "coalesce(reason, ''), count(*) FROM events LEFT JOIN twice USING (ord) ANTI JOIN whole USING (ord) GROUP BY ALL"
-    )
-    tally = {(verdict, reason): hits for verdict, reason, hits in session.rows(query)}
-    for _, _, outcome in whole:
-        key = outcome.verdict, outcome.reason
-        tally[key] = tally.get(key, 0) + 1
-    return tally
+__all__ = ["Decision", "Trigger", "decide"]

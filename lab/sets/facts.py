@@ -1,41 +1,39 @@
-"""What a trigger may ask about an event, for many events at once: counts, times, steps and remembered values by windows.
-
-`facts` has one row per hit in a view (see `people`): the hit itself, what it said (`said`), and a column for everything
-that some condition, step, payout or attribution of the rulebook asks, seen from just before the hit.
-"""
+"""What triggers may ask about an event, for many events at once: counts, times, steps, remembered values, the affiliate."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import polars as pl
 
 from lab.sets.conditions import names_of
-from lab.sets.said import own
-from lab.sets.session import Session, text
+from lab.sets.events import last_event
+from lab.sets.past import Past
+from lab.sets.said import Names
 from service.engine.conditions import syntax
 from service.engine.model import RESERVED
 from service.engine.rulebook import Rulebook, Trigger
 
-_WINDOW = "WINDOW past AS (PARTITION BY view ORDER BY ord ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
-VISITOR = "r.hit_id"
-_NEVER = "CAST(NULL AS VARCHAR)"
+TIME = "strftime(make_timestamp(t), '%Y-%m-%dT%H:%M:%S.%fZ')"  # `templates.iso_time`, as SQL over t
 
 
 class Asked:
-    """The columns of `facts`: what these triggers ask, each thing once. It is also where conditions find their columns."""
+    """What these triggers ask, each thing once, and the columns it has. It is where conditions find their columns."""
 
-    def __init__(self, rulebook: Rulebook, triggers: Iterable[Trigger]) -> None:
-        self.rulebook = rulebook
-        self.windows: dict[str, str] = {}  # expression -> column, over the past
-        self.inputs: dict[str, str] = {}  # what windows and conditions read of the hit itself -> column
+    def __init__(self, triggers: Iterable[Trigger]) -> None:
+        self.counts: dict[str, str] = {}  # event -> column: how many before
+        self.sinces: dict[str, str] = {}  # event -> column: log time of the last one
+        self.values: dict[str, str] = {}  # name -> column: as `triggers.Facts.value` finds it
         self.steps: dict[tuple[str, ...], str] = {}  # steps -> column: the latest time at which they may have begun
+        self.visitor = False
         for trigger in triggers:
             self._ask(trigger)
 
     def _ask(self, trigger: Trigger) -> None:
-        for length in range(1, len(trigger.after) + 1):
-            self.steps.setdefault(trigger.after[:length], f"step{len(self.steps)}")
+        if trigger.after:
+            self.steps.setdefault(trigger.after, f"s{len(self.steps)}")
         if trigger.when is not None:
-            for name in sorted(names_of(syntax(trigger.when.text))):
+            for name in names_of(syntax(trigger.when.text)):
                 kind, bracket, event = name.rstrip(")").partition("(")
                 if not bracket:
                     self.value(name)
@@ -43,56 +41,24 @@ class Asked:
                     self.count(event)
                 else:
                     self.since_us(event)
-        if trigger.sample:
-            self.visitor()
+        self.visitor = self.visitor or bool(trigger.sample)
 
     def count(self, event: str) -> str:
         """How many earlier counted events of this name."""
-        return self._window(f"coalesce(sum(CASE WHEN {_did(event)} THEN 1 END) OVER past, 0)")
+        return self.counts.setdefault(event, f"n{len(self.counts)}")
 
     def since_us(self, event: str) -> str:
         """Microseconds since the last of them."""
-        return f"(t - {self._window(_last(f'CASE WHEN {_did(event)} THEN t END'))})"
+        return f"(t - {self.sinces.setdefault(event, f't{len(self.sinces)}')})"
 
     def value(self, name: str) -> str:
         """The value of a name as `triggers.Facts.value` finds it, null if it is missing."""
-        scope, dot, rest = name.partition(".")
-        if name == "affiliate":
-            return "affiliate"
-        if name in RESERVED:
-            return self._input(f"s.f_{name}")
-        if name in ("hit_id", "visitor"):
-            return self._input("s.hit_id" if name == "hit_id" else VISITOR)
         if name == "time":
-            return "strftime(make_timestamp(t), '%Y-%m-%dT%H:%M:%S.%fZ')"
-        if not dot:
-            return self._remembered(name)
-        if scope == "param":
-            return self._remembered(rest)
-        if scope == "first":
-            mine = self._input(own(rest))
-            return f"coalesce({self._window(_first(f'CASE WHEN counted THEN {mine} END'))}, {mine})"
-        return self._last_of(*rest.rpartition(".")[::2]) if scope == "last" else _NEVER
-
-    def _remembered(self, name: str) -> str:
-        mine = self._input(own(name))
-        return f"coalesce({mine}, {self._window(_last(f'CASE WHEN counted THEN {mine} END'))})"
-
-    def _last_of(self, event: str, field: str) -> str:
-        """A reserved name of the last counted event; it may be missing there, which an empty text stands for."""
-        value = self._input(f"s.f_{field}")
-        found = f"CASE WHEN {_did(event)} THEN coalesce({value}, '') END"
-        return f"nullif({self._window(_last(found))}, '')"
-
-    def visitor(self) -> str:
-        """The id of the visitor, for those who ask: it is wide."""
-        return self._input(VISITOR)
-
-    def _input(self, expression: str) -> str:
-        return self.inputs.setdefault(expression, f"i{len(self.inputs)}")
-
-    def _window(self, expression: str) -> str:
-        return self.windows.setdefault(expression, f"w{len(self.windows)}")
+            return TIME
+        if name in ("affiliate", "visitor"):
+            self.visitor = self.visitor or name == "visitor"
+            return name
+        return self.values.setdefault(name, f"v{len(self.values)}")
 
     def done(self, trigger: Trigger) -> str:
         """Whether the steps of a trigger are done."""
@@ -102,68 +68,143 @@ class Asked:
         return f"coalesce({start} >= t - {trigger.within_us}, false)" if trigger.within_us else f"({start} IS NOT NULL)"
 
 
-def _did(event: str) -> str:
-    return f"counted AND event = {text(event)}"
+class Finder:
+    """Finds what is asked for some hits of a past. where: these hits. names: the custom names; codes: of events."""
+
+    def __init__(self, past: Past, where: pl.Series, names: Names, codes: dict[str, int]) -> None:
+        self.past = past
+        self.where = where
+        self.names = names
+        self.hits = past.frame.filter(where)
+        self._codes = codes
+        self._counted = past.frame["counted"]
+        self._lasts: dict[str, pl.Series] = {}
+
+    def did(self, event: str) -> pl.Series:
+        """Which hits of the past are counted events of this name."""
+        return self._counted & (self.past.frame["ev"] == self._codes[event]).fill_null(False)
+
+    def values(self, wanted: Iterable[str]) -> list[pl.Series]:
+        """The value of each name as `triggers.Facts.value` finds it: a text, null if it is missing."""
+        names = list(wanted)
+        custom = [name.removeprefix("param.") for name in names]
+        self._find_lasts(name for name in custom if name in self.names.columns and name not in RESERVED)
+        return [self._value(name) for name in names]
+
+    def _find_lasts(self, names: Iterable[str]) -> None:
+        """Where each custom parameter was last said before."""
+        columns = {self.names.columns[name] for name in names} - self._lasts.keys()
+        marks = {column: self._counted & self.past.brings(column) for column in sorted(columns)}
+        self._lasts |= {column.name: column for column in self.past.last(marks, self.where)} if marks else {}
+
+    def _value(self, name: str) -> pl.Series:
+        scope, dot, rest = name.partition(".")
+        if name in RESERVED:
+            return self.own(f"f_{name}") if name != "client" else self._nothing()
+        if name == "hit_id":
+            return self.own("hit_id")
+        if not dot:
+            return self._remembered(name)
+        if scope == "param":
+            return self._remembered(rest) if rest not in RESERVED else self._nothing()
+        if scope == "first":
+            return self._first(rest)
+        return self._last_of(last_event(name), rest.rpartition(".")[2]) if scope == "last" else self._nothing()
+
+    def own(self, column: str) -> pl.Series:
+        """What the hits themselves say in a column of `said`."""
+        return self.past.said[column].gather(self.hits["at"])
+
+    def _remembered(self, name: str) -> pl.Series:
+        column = self.names.columns.get(name)
+        if column is None:
+            return self._nothing()
+        return _either(self.own(column), self.past.pick(column, self._lasts[column]))
+
+    def _first(self, name: str) -> pl.Series:
+        column = self.names.columns.get(name)
+        if column is None:
+            return self._nothing()
+        found = self.past.first({column: self._counted & self.past.brings(column)}, self.where)[column]
+        return _either(self.past.pick(column, found), self.own(column))
+
+    def _last_of(self, event: str, field: str) -> pl.Series:
+        if field not in RESERVED or event not in self._codes or field == "client":
+            return self._nothing()
+        found = self.past.last({"found": self.did(event)}, self.where)["found"]
+        return self.past.pick(f"f_{field}", found)
+
+    def _nothing(self) -> pl.Series:
+        return pl.repeat(None, self.hits.height, dtype=pl.String, eager=True)
+
+    def affiliates(self, rulebook: Rulebook) -> pl.Series:
+        """`visitors.attribute`: the event's own affiliate, else that of the last (or first) click in the window."""
+        clicks = self.did("click") & self.past.brings("f_affiliate")
+        clients = list(rulebook.clients.values())
+        windows = pl.Series([client.click_window_us for client in clients], dtype=pl.Int64).gather(self.hits["cid"])
+        oldest = self.hits["t"] - windows
+        found = self.past.last({"click": clicks}, self.where)["click"]
+        found = found.zip_with(
+            (self.past.frame["t"].gather(found) >= oldest).fill_null(False),
+            pl.repeat(None, found.len(), dtype=found.dtype, eager=True),
+        )
+        first = pl.Series([client.attribution == "first_click" for client in clients], dtype=pl.Boolean).gather(
+            self.hits["cid"]
+        )
+        if first.any():
+            found = found.zip_with(~first, self._first_clicks(clicks, oldest))
+        return _either(self.own("f_affiliate"), self.past.pick("f_affiliate", found))
+
+    def _first_clicks(self, clicks: pl.Series, oldest: pl.Series) -> pl.Series:
+        """For each hit the i of the first click before it, in its view and no older than this; null if there is none."""
+        places = clicks.arg_true().cast(pl.UInt32)
+        times = self.past.frame["t"].gather(places)
+        at = places.search_sorted(self.hits["start"], side="left").cast(pl.UInt32)
+        end = places.search_sorted(self.hits["i"], side="left").cast(pl.UInt32)
+        frame = pl.DataFrame({"at": at, "end": end, "oldest": oldest})
+        while True:  # as often as somebody has clicks that are too old
+            here = times.gather(frame.select(pl.when(pl.col("at") < pl.col("end")).then("at")).to_series())
+            late = (here < frame["oldest"]).fill_null(False)
+            if not late.any():
+                break
+            frame = frame.with_columns(at=pl.col("at") + late.cast(pl.UInt32))
+        return places.gather(frame.select(pl.when(pl.col("at") < pl.col("end")).then("at")).to_series())
 
 
-def _last(expression: str) -> str:
-    return f"last_value({expression} IGNORE NULLS) OVER past"
+def _either(first: pl.Series, other: pl.Series) -> pl.Series:
+    return first.zip_with(first.is_not_null(), other)
 
 
-def _first(expression: str) -> str:
-    return f"first_value({expression} IGNORE NULLS) OVER past"
+def find_facts(finder: Finder, asked: Asked, rulebook: Rulebook) -> pl.DataFrame:
+    """A row per hit of the finder: the columns of its `hits`, affiliate, those of `asked`, and visitor if it is asked."""
+    past, times = finder.past, finder.past.frame["t"]
+    marks = {
+        event: finder.did(event)
+        for event in {*asked.counts, *asked.sinces, *(e for steps in asked.steps for e in steps)}
+    }
+    found = [finder.affiliates(rulebook).rename("affiliate")]
+    found += [
+        past.count(marks[event], finder.where).cast(pl.Int64).rename(column) for event, column in asked.counts.items()
+    ]
+    lasts = past.last({event: marks[event] for event in asked.sinces}, finder.where) if asked.sinces else pl.DataFrame()
+    found += [times.gather(lasts[event]).rename(column) for event, column in asked.sinces.items()]
+    for steps, column in asked.steps.items():
+        found.append(times.gather(past.steps([marks[step] for step in steps], finder.where)).rename(column))
+    values = finder.values(asked.values)
+    found += [value.rename(column) for value, column in zip(values, asked.values.values(), strict=True)]
+    if asked.visitor:
+        found.append(visitors(finder).rename("visitor"))
+    return finder.hits.with_columns(found)
 
 
-def find_facts(session: Session, asked: Asked) -> None:
-    """Make the table `facts` out of `views`, `said`, `events` and `twice`."""
-    root = "JOIN said AS r ON r.ord = v.view" if VISITOR in asked.inputs else ""
-    inputs = "".join(f", {expression} AS {column}" for expression, column in asked.inputs.items())
-    base = (
-        "SELECT v.view, v.label, v.speaks, e.ord, e.t, e.grp, e.cid, e.event, s.f_affiliate, "
-        f"coalesce(NOT d.duplicate, true) AS counted{inputs} FROM views AS v JOIN events AS e ON e.ord = v.ord "
-        f"JOIN said AS s ON s.ord = v.ord {root} LEFT JOIN twice AS d ON d.ord = v.ord"
-    )
-    windows = [f"{expression} AS {column}" for expression, column in asked.windows.items()]
-    query = f"SELECT {', '.join(['*', *windows, *_clicks(asked)])} FROM ({base}) {_WINDOW}"
-    for depth in range(1, max(map(len, asked.steps), default=0) + 1):
-        level = [_step(asked, steps) for steps in asked.steps if len(steps) == depth]
-        query = f"SELECT *, {', '.join(level)} FROM ({query}) {_WINDOW}"
-    query = f"SELECT *, coalesce(f_affiliate, {_attributed(asked)}) AS affiliate FROM ({query}) WHERE speaks"
-    session.make("facts", query)
+def visitors(finder: Finder) -> pl.Series:
+    """The visitor of each hit: the id of the hit that its view begins with."""
+    return finder.past.pick("hit_id", finder.hits["start"])
 
 
-def _step(asked: Asked, steps: tuple[str, ...]) -> str:
-    *before, step = steps
-    start = asked.steps[tuple(before)] if before else "t"
-    return f"max(CASE WHEN {_did(step)} THEN {start} END) OVER past AS {asked.steps[steps]}"
-
-
-_CLICK = "CASE WHEN counted AND event = 'click' AND f_affiliate IS NOT NULL THEN {} END"
-
-
-def _clicks(asked: Asked) -> list[str]:
-    """The last click that named an affiliate, and for clients that count the first one, all of them."""
-    time, affiliate = _CLICK.format("t"), _CLICK.format("f_affiliate")
-    found = [f"{_last(time)} AS clicked_t", f"{_last(affiliate)} AS clicked_affiliate"]
-    if _first_clickers(asked):
-        click = _CLICK.format("{'t': t, 'affiliate': f_affiliate}")
-        found.append(f"list({click}) OVER past AS clicks")
-    return found
-
-
-def _attributed(asked: Asked) -> str:
-    cases = ""
-    first = _first_clickers(asked)
-    for cid, client in enumerate(asked.rulebook.clients.values()):
-        oldest = f"t - {client.click_window_us}"
-        if cid in first:
-            inside = f"list_filter(clicks, lambda click: click IS NOT NULL AND click.t >= {oldest})"
-            cases += f" WHEN {cid} THEN {inside}[1].affiliate"
-        else:
-            cases += f" WHEN {cid} THEN CASE WHEN clicked_t >= {oldest} THEN clicked_affiliate END"
-    return f"CASE cid{cases} END"
-
-
-def _first_clickers(asked: Asked) -> set[int]:
-    clients = enumerate(asked.rulebook.clients.values())
-    return {cid for cid, client in clients if client.attribution == "first_click"}
+def asked_hits(past: Past, triggers: Sequence[Trigger], cids: dict[str, int], codes: dict[str, int]) -> pl.Series:
+    """Which hits some trigger is asked about."""
+    kinds = {cids[trigger.client] * len(codes) + codes[trigger.on] for trigger in triggers}
+    kind = pl.col("cid") * len(codes) + pl.col("ev")
+    wanted = pl.col("speaks") & pl.col("counted") & kind.is_in(sorted(kinds)).fill_null(False)
+    return past.frame.select(wanted).to_series()

@@ -7,9 +7,7 @@ on everybody too; that is known before (`duplicates`) and is put into the state 
 from __future__ import annotations
 
 import msgspec
-import polars as pl
 
-from lab.sets.events import Source
 from service.engine import Entry, Event, Outcome, Rulebook, State, parse, process
 from service.engine.rulebook import Cap, index_triggers
 from service.engine.visitors import space, txid_key
@@ -28,16 +26,6 @@ def lift_caps(rulebook: Rulebook) -> Rulebook:
     return Rulebook(
         rulebook.id, rulebook.text, rulebook.clients, rulebook.affiliates, triggers, index_triggers(triggers)
     )
-
-
-def decide_whole(source: Source, places: pl.DataFrame) -> list[Decided]:
-    """The outcomes, caps lifted, of the hits in column ord, which hold whole visitors."""
-    if places.is_empty():
-        return []
-    entries = source.entries(places)
-    query = "SELECT ord, earlier FROM twice WHERE earlier IS NOT NULL AND NOT unsure"
-    earlier = dict(source.session.rows(f"{query} AND ord IN (SELECT ord FROM wanted_places)"))
-    return decide(entries, earlier, lift_caps(source.rulebook))
 
 
 def decide(entries: list[tuple[int, Entry]], earlier: dict[int, int], rulebook: Rulebook) -> list[Decided]:

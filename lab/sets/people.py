@@ -19,31 +19,34 @@ from __future__ import annotations
 
 import polars as pl
 
-from lab.sets.session import Session
 from service.engine.visitors import HISTORY
 
-_KINDS = ("u", "g", "c")  # uid, tag_id, click_id: the first hit with this one
+KINDS = ("uid", "tag", "click")  # in order of strength
+# of rows of `events`: view and label (the roots of the visitor and of its group), row, speaks
+VIEWS = {"view": pl.UInt32, "label": pl.UInt32, "row": pl.UInt32, "speaks": pl.Boolean}
 
 
 class People:
-    """places: ord of every row of `events`. pointers: row, ord, and u, g, c. roots, labels: for every row the row of the
-    root of its visitor, and the smallest root of its group."""
+    """Over the rows of `events`; each row is named by its number.
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.pointers = _pointers(session)
-        self.places = self.pointers["ord"]
-        first = pl.min_horizontal(*_KINDS).fill_null(pl.col("row"))
-        self.roots = _follow(self.pointers.select(first).to_series())
-        self.linking = self._linking()
+    first: per kind of identifier, the first row with the same one. roots, labels: for every row the root of its visitor,
+    and the smallest root of its group. linking: rows on which visitors meet, and per kind the root of the owner.
+    """
+
+    def __init__(self, events: pl.DataFrame) -> None:
+        self.first = {kind: _first_with(events, kind) for kind in KINDS}
+        frame = pl.DataFrame(self.first)
+        first = pl.min_horizontal(*KINDS).fill_null(pl.int_range(pl.len(), dtype=pl.UInt32))
+        self.roots = _follow(frame.select(first).to_series())
+        self.linking = self._linking(frame)
         self.labels = self._labels()
 
-    def _linking(self) -> pl.DataFrame:
-        """Rows on which visitors meet: row and, per kind, the root of the identifier's owner."""
-        several = pl.sum_horizontal(pl.col(kind).is_not_null() for kind in _KINDS) > 1
-        rows = self.pointers.filter(several)
-        owners = rows.select("row", *(self.roots.gather(rows[kind]).alias(kind) for kind in _KINDS))
-        return owners.filter(pl.min_horizontal(*_KINDS) != pl.max_horizontal(*_KINDS))
+    def _linking(self, first: pl.DataFrame) -> pl.DataFrame:
+        several = pl.sum_horizontal(pl.col(kind).is_not_null() for kind in KINDS) > 1
+        apart = pl.min_horizontal(*KINDS) != pl.max_horizontal(*KINDS)  # most bring what came together before
+        rows = first.lazy().with_row_index("row").filter(several, apart).collect()
+        owners = rows.select("row", *(self.roots.gather(rows[kind]).alias(kind) for kind in KINDS))
+        return owners.filter(pl.min_horizontal(*KINDS) != pl.max_horizontal(*KINDS))
 
     def _labels(self) -> pl.Series:
         """Roots that meet get the smallest of their rows."""
@@ -55,95 +58,87 @@ class People:
                 root = above
             return root
 
-        for owners in self.linking.select(_KINDS).unique().iter_rows():
+        for owners in self.linking.select(KINDS).unique().iter_rows():
             met = sorted({find(owner) for owner in owners if owner is not None})
             for other in met[1:]:
                 parent[other] = met[0]
         if not parent:
             return self.roots
-        representative = pl.arange(0, self.pointers.height, eager=True)
         moved = list(parent)
-        representative = representative.scatter(moved, [find(root) for root in moved])
+        representative = pl.int_range(self.roots.len(), dtype=pl.UInt32, eager=True)
+        representative = representative.scatter(moved, pl.Series([find(root) for root in moved], dtype=pl.UInt32))
         return representative.gather(self.roots)
 
 
-def _pointers(session: Session) -> pl.DataFrame:
-    """row (position in `events`), ord, t, and per kind the row of the first hit with the same identifier."""
-    for name, column in (("fu", "uid"), ("fg", "tag"), ("fc", "click")):
-        session.make(
-            name,
-            f"SELECT grp, {column}, min(rowid) AS first FROM events WHERE {column} IS NOT NULL AND NOT test GROUP BY ALL",
-        )
-    frame = session.frame(
-        "SELECT e.rowid AS row, e.ord, fu.first AS u, fg.first AS g, fc.first AS c FROM events AS e "
-        "LEFT JOIN fu ON e.grp = fu.grp AND e.uid = fu.uid AND NOT e.test "
-        "LEFT JOIN fg ON e.grp = fg.grp AND e.tag = fg.tag AND NOT e.test "
-        "LEFT JOIN fc ON e.grp = fc.grp AND e.click = fc.click AND NOT e.test"
-    )
-    return frame if frame["row"].is_sorted() else frame.sort("row")
+def _first_with(events: pl.DataFrame, kind: str) -> pl.Series:
+    """For every row the first row with the same identifier of this kind, null without one and for tests."""
+    rows = events.lazy().select(pl.int_range(pl.len(), dtype=pl.UInt32).alias("row"), kind, "test")
+    mine = rows.filter(pl.col(kind).is_not_null() & ~pl.col("test")).select("row", first=pl.col("row").min().over(kind))
+    found = mine.collect()
+    nothing = pl.repeat(None, events.height, dtype=pl.UInt32, eager=True)
+    return nothing.scatter(found["row"], found["first"]).rename(kind)
 
 
 def _follow(pointers: pl.Series) -> pl.Series:
     """Where the pointers lead in the end; each points at an earlier row or at itself."""
     while True:
         further = pointers.gather(pointers)
-        if further.equals(pointers):
+        if (further == pointers).all():
             return pointers
         pointers = further
 
 
-def split(people: People, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Plain and hard among the groups of `rows`.
+def split(people: People, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, pl.DataFrame]:
+    """Plain and hard among whole groups.
 
-    rows: row, ord, t, label, counted, unsure, remember of all hits of the groups in question. Returns (views, hard,
-    absorbed): views has view and label (ord of their roots), ord, speaks; hard has the ord of its hits; absorbed has the
-    ord of the hit and `side`, the ord of the root of the visitor that it absorbs.
+    rows: label, row, t, counted, unsure, remember of all hits of the groups in question, sorted by label and row. Returns
+    (views, hard, absorbed): views in the columns of `VIEWS`, sorted by view and row; the rows of hard ones; absorbed has
+    row and `side`, the root of the visitor that it absorbs.
     """
-    rows = rows.join(people.pointers.drop("ord"), on="row")  # which may change the order of the rows
-    rows = rows.with_columns(root=people.roots.gather(rows["row"]))
-    groups = rows.group_by("label").agg(
-        hits=pl.len(),
-        counted=pl.col("counted").sum(),
-        span=pl.col("t").max() - pl.col("t").min(),
-        uids=pl.col("u").drop_nulls().n_unique(),
-        unsure=pl.col("unsure").any(),
-        several=(pl.col("root") != pl.col("label")).any(),
-        remember=pl.col("remember").first(),
+    rows = rows.with_columns(
+        root=people.roots.gather(rows["row"]), **{kind: people.first[kind].gather(rows["row"]) for kind in KINDS}
     )
-    hard = groups.filter((pl.col("uids") > 1) | pl.col("unsure") | (pl.col("counted") > HISTORY))
-    long = groups.filter(pl.col("span") > pl.col("remember")).join(hard, on="label", how="anti")
-    forgotten = _forgotten(rows.join(long.select("label", "several"), on="label"))
-    hard_labels = pl.concat([hard["label"], forgotten])
-    several = groups.filter("several", ~pl.col("label").is_in(hard_labels.implode()))
-    crowd = rows.join(several.select("label"), on="label", how="semi").sort("label", "row")
+    groups = rows.lazy().group_by("label").agg(
+        counted=pl.col("counted").sum(),
+        span=pl.col("t").last() - pl.col("t").first(),
+        uids=(pl.col("uid").min() != pl.col("uid").max()).fill_null(False),
+        unsure=pl.col("unsure").any(),
+        several=pl.col("root").max() != pl.col("label").first(),
+        remember=pl.col("remember").first(),
+    ).with_columns(hard=pl.col("uids") | pl.col("unsure") | (pl.col("counted") > HISTORY)).collect()  # fmt: skip
+    paused = groups.filter(~pl.col("hard"), pl.col("span") > pl.col("remember")).select("label", "several")
+    hard = [groups.filter("hard")["label"], _forgotten(rows.join(paused, on="label", maintain_order="left"))]
+    several = (
+        groups.filter("several", ~pl.col("hard"))
+        .select("label")
+        .join(hard[1].to_frame("label"), on="label", how="anti")
+    )
+    crowd = rows.join(several, on="label", how="semi", maintain_order="left")
     tangled, sides = _sides(crowd, people.linking)
-    hard_labels = pl.concat([hard_labels, tangled])
-    plain = rows.join(hard_labels.to_frame("label"), on="label", how="anti")
-    sides = sides.join(hard_labels.to_frame("label"), on="label", how="anti")
-    hard_rows = rows.join(hard_labels.to_frame("label"), on="label", how="semi").select("ord")
-    places = people.places
-    last = sides.filter("last")
-    absorbed = pl.DataFrame({"ord": places.gather(last["absorbed_on"]), "side": places.gather(last["side"])})
-    return _views(plain, sides, places), hard_rows, absorbed
+    hard_labels = pl.concat([*hard, tangled]).to_frame("label")
+    plain = rows.select("label", "row").join(hard_labels, on="label", how="anti", maintain_order="left")
+    hard_rows = rows.select("label", "row").join(hard_labels, on="label", how="semi")["row"]
+    sides = sides.join(hard_labels, on="label", how="anti")
+    absorbed = sides.filter("last").select(row="absorbed_on", side="side")
+    return _views(plain, sides), hard_rows, absorbed
 
 
 def _forgotten(rows: pl.DataFrame) -> pl.Series:
     """Labels with somebody who may have been forgotten: a pause beyond `remember`; with several roots, any span."""
-    paused = rows.sort("label", "row").filter(
-        pl.col("several") | (pl.col("t") - pl.col("t").shift(1).over("label") > pl.col("remember"))
-    )
-    return paused["label"].unique()
+    paused = pl.col("t") - pl.col("t").shift(1).over("label") > pl.col("remember")
+    return rows.filter(pl.col("several") | paused)["label"].unique()
 
 
 def _sides(crowd: pl.DataFrame, linking: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame]:
     """Of groups with several roots: labels of those that are no row of sides, and the rows of the sides.
 
-    crowd: rows of such groups, sorted by label and row. Sides: label, row, ord, side (its root), absorbed_on, last.
+    crowd: rows of such groups, sorted by label and row. Sides: label, row, side (its root), absorbed_on, last.
     """
     crowd = crowd.with_columns(place=pl.int_range(pl.len()).over("label"))
-    meetings = linking.join(crowd.select("row", "label", "place", first_u="u", first_g="g"), on="row")
+    firsts = {kind: f"first_{kind}" for kind in KINDS}
+    meetings = linking.join(crowd.select("row", "label", "place", *KINDS).rename(firsts), on="row")
     met = (
-        meetings.unpivot(on=list(_KINDS), index=["row", "label", "place"], value_name="side")
+        meetings.unpivot(on=list(KINDS), index=["row", "label", "place"], value_name="side")
         .drop_nulls("side")
         .filter(pl.col("side") != pl.col("label"))
         .group_by("label", "side")
@@ -151,28 +146,29 @@ def _sides(crowd: pl.DataFrame, linking: pl.DataFrame) -> tuple[pl.Series, pl.Da
     )
     alone = crowd.join(linking.select("row"), on="row", how="anti").rename({"root": "side"})
     before = alone.join(met, on=["label", "side"]).filter(pl.col("row") < pl.col("absorbed_on"))
-    sizes = before.group_by("label", "side").agg(own=pl.len(), known=pl.col("u").is_not_null().any())
+    sizes = before.group_by("label", "side").agg(own=pl.len(), known=pl.col("uid").is_not_null().any())
     judged = (
         met.join(sizes, on=["label", "side"], how="left")
         .join(crowd.select("label", side="row", start="place"), on=["label", "side"], how="left")
         .join(meetings.rename({"row": "absorbed_on"}).drop("label"), on="absorbed_on")
     )
-    known_uid = pl.col("u").is_not_null() & (pl.col("first_u") < pl.col("absorbed_on"))
-    by_tag = pl.col("g").is_not_null() & (pl.col("first_g") < pl.col("absorbed_on")) & (pl.col("g") != pl.col("side"))
+    known_uid = pl.col("uid").is_not_null() & (pl.col("first_uid") < pl.col("absorbed_on"))
+    known_tag = pl.col("tag").is_not_null() & (pl.col("first_tag") < pl.col("absorbed_on"))
     good = (
         (pl.col("own") == pl.col("place") - pl.col("start")) & ~pl.col("known")
-        & (known_uid & (pl.col("u") != pl.col("side")) | by_tag)
+        & (known_uid & (pl.col("uid") != pl.col("side")) | known_tag & (pl.col("tag") != pl.col("side")))
     )  # fmt: skip
     tangled = judged.filter(~good.fill_null(False))["label"].unique()
     last = pl.col("row") == pl.col("row").max().over("label", "side")
-    return tangled, before.select("label", "row", "ord", "side", "absorbed_on", last=last)
+    return tangled, before.select("label", "row", "side", "absorbed_on", last=last)
 
 
-def _views(plain: pl.DataFrame, sides: pl.DataFrame, places: pl.Series) -> pl.DataFrame:
-    own = sides.select("row", pl.col("side").alias("view"), "label", speaks=pl.lit(True))
-    main = plain.join(sides.select("row", "side"), on="row", how="left").select(
-        "row", pl.col("label").alias("view"), "label", speaks=pl.col("side").is_null()
+def _views(plain: pl.DataFrame, sides: pl.DataFrame) -> pl.DataFrame:
+    """The views of plain groups, sorted. plain: label and row, sorted."""
+    if sides.is_empty():
+        return plain.select(view="label", label="label", row="row", speaks=pl.lit(True))
+    own = sides.select(view="side", label="label", row="row", speaks=pl.lit(True))
+    main = plain.join(sides.select("row", "side"), on="row", how="left", maintain_order="left").select(
+        view="label", label="label", row="row", speaks=pl.col("side").is_null()
     )
-    views = pl.concat([main, own])
-    return views.select(*(places.gather(views[name]).alias(name) for name in ("view", "label")),
-                        places.gather(views["row"]).alias("ord"), "speaks")  # fmt: skip
+    return pl.concat([main, own]).sort("view", "row")

@@ -11,11 +11,14 @@ import polars as pl
 from lab.digest import Placed
 from lab.erased import note
 from lab.log import LabError
-from lab.replay import Library, Rules, Run, Stream, rulebook_of
+from lab.replay import MONEY, Library, Rules, Run, Stream, rulebook_of
 from lab.sets.certificate import SAMPLE_HITS, Certificate
 from lab.sets.decide import decide
 from lab.sets.events import PLACE, Source
+from lab.sets.letters import FIRINGS, LETTERS
 from lab.sets.session import MEMORY_GB, THREADS, Session
+from lab.sets.unite import firings_of, letters_of
+from service.archive.schemas import SCHEMAS
 from service.engine import EMPTY, Rulebook, State
 from service.engine import replay as engine_replay
 
@@ -26,18 +29,32 @@ if TYPE_CHECKING:
 class SetRun(Run):
     """A run that the set engine decided; its `certificate` says how far the reference engine agrees.
 
-    full: there is an outcome for every hit, as in any run. Without it, only the hits on which something fired have one:
-    postbacks, counts, verdicts and reasons are whole, decisions, stages and digest are not to be had.
+    full: there is an outcome for every hit, as in any run. Without it, postbacks, counts, verdicts and reasons are whole;
+    outcomes, decisions, stages and digest are not to be had.
     """
 
     def __init__(
-        self, outcomes: list[Placed], rulebook: Rulebook | None, warnings: tuple[str, ...], seconds: float,
-        tally: dict[tuple[str, str], int], certificate: Certificate, full: bool,
+        self, outcomes: list[Placed] | None, letters: pl.DataFrame, firings: pl.DataFrame, rulebook: Rulebook | None,
+        rulebooks: tuple[str, ...], warnings: tuple[str, ...], seconds: float, tally: dict[tuple[str, str], int],
+        certificate: Certificate,
     ) -> None:  # fmt: skip
-        super().__init__(outcomes, rulebook, warnings, seconds)
+        self.full = outcomes is not None
+        super().__init__(outcomes or [], rulebook, warnings, seconds)
         self.certificate = certificate
-        self.full = full
+        self._letters = letters
+        self._firings = firings
+        self._rulebooks = rulebooks
         self._tallied = tally
+
+    @property
+    def outcomes(self) -> list[Placed]:
+        """(partition, epoch, outcome) by partition and seq. Raises LabError without `full`."""
+        self._need_full("outcomes")
+        return self._outcomes
+
+    @outcomes.setter
+    def outcomes(self, outcomes: list[Placed]) -> None:
+        self._outcomes = outcomes
 
     @property
     def hits(self) -> int:
@@ -45,27 +62,27 @@ class SetRun(Run):
         return self.certificate.hits
 
     @cached_property
-    def digest(self) -> str:
-        """The digest of all outcomes: see lab/digest.py. Raises LabError without `full`."""
-        self._need_full("digest")
-        return super().digest
-
-    @cached_property
-    def decisions(self) -> pl.DataFrame:
-        """The outcomes in the columns of the table `decisions`. Raises LabError without `full`."""
-        self._need_full("decisions")
-        return super().decisions
-
-    @cached_property
-    def stages(self) -> pl.DataFrame:
-        """Where triggers stopped: client, trigger, stage, hits. Raises LabError without `full`."""
-        self._need_full("stages")
-        return super().stages
+    def postbacks(self) -> pl.DataFrame:
+        """The postbacks in the columns of the table `postbacks`; `n` counts from 1 in each partition."""
+        return super().postbacks if self.full else _postbacks(self._letters)
 
     @cached_property
     def counts(self) -> pl.DataFrame:
         """client, affiliate, trigger, currency, firings, postbacks, payout (decimal, null without one). No tests."""
-        return Run(self.outcomes, self.rulebook, (), 0).counts
+        if self.full:
+            return super().counts
+        keys = ["client", "affiliate", "trigger", "currency"]
+        paid = pl.col("payout").replace("", None).cast(MONEY)
+        counted = self._firings.group_by(keys).agg(
+            pl.len().alias("firings"), pl.col("postbacks").sum().cast(pl.get_index_type()),
+            pl.when(paid.count() > 0).then(paid.sum()).alias("payout"),
+        )  # fmt: skip
+        return counted.sort(keys)
+
+    @property
+    def rulebooks(self) -> tuple[str, ...]:
+        """Ids of the rulebooks that decided, sorted."""
+        return self._rulebooks
 
     def count(self, verdict: str) -> int:
         """How many hits have this verdict."""
@@ -84,8 +101,18 @@ class SetRun(Run):
     def __repr__(self) -> str:
         if self.full:
             return f"{super().__repr__()}; {self.certificate}"
-        fired = sum(len(outcome.fired) for _, _, outcome in self.outcomes)
-        return f"Run by sets: {self.certificate}; {fired:,} firings, {self.seconds:.1f} s"
+        return f"Run by sets: {self.certificate}; {self._firings.height:,} firings, {self.seconds:.1f} s"
+
+
+def _postbacks(letters: pl.DataFrame) -> pl.DataFrame:
+    """Letters in the columns of the table, in log order."""
+    order = pl.int_range(1, pl.len() + 1).over("partition")
+    made = letters.sort("ord", "place").with_columns(
+        partition=(pl.col("ord") // PLACE).cast(pl.Int32), seq=pl.col("ord") % PLACE,
+        time=pl.from_epoch("t", time_unit="us").dt.replace_time_zone("UTC"), postback_id="id",
+    )  # fmt: skip
+    made = made.with_columns(day=pl.col("time").dt.strftime("%Y-%m-%d"), n=order.cast(pl.Int64))
+    return made.select(SCHEMAS["postbacks"].names)
 
 
 def replay(
@@ -102,23 +129,34 @@ def replay(
     started = perf_counter()
     pinned = rulebook_of(rules)
     by_rulebook, mixed = _shares(log, pinned)
-    outcomes: list[Placed] = []
+    parts: list[tuple[list[Placed] | None, pl.DataFrame, pl.DataFrame]] = []
     tally: dict[tuple[str, str], int] = {}
     certificate = Certificate(0, 0, 0, 0, 0)
+    ids = {rulebook.id for rulebook, _ in by_rulebook}
     for rulebook, partitions in by_rulebook:
         with Session(memory_gb, threads) as session:
             made = decide(Source(session, log, rulebook, partitions), full, sample_hits)
-        outcomes += [(place // PLACE, epoch, outcome) for place, epoch, outcome in made.outcomes]
+        placed = (
+            None if made.outcomes is None else [(place // PLACE, epoch, out) for place, epoch, out in made.outcomes]
+        )
+        parts.append((placed, made.letters, made.firings))
         certificate += made.certificate
         _add(tally, made.tally)
     for partition, first in mixed:
         whole = _by_reference(log, partition, first)
+        ids |= {outcome.rulebook_id for _, _, outcome in whole}
         _add(tally, _tally_of(whole))
         certificate += Certificate(len(whole), 0, len(whole), 0, 0)
-        outcomes += [placed for placed in whole if full or placed[2].fired]
-    outcomes.sort(key=lambda placed: (placed[0], placed[2].seq))
+        decided = [(place * PLACE + outcome.seq, epoch, outcome) for place, epoch, outcome in whole]
+        parts.append((whole if full else None, letters_of(decided), firings_of(decided)))
+    outcomes = [placed for part, _, _ in parts for placed in part or ()] if full else None
+    if outcomes is not None:
+        outcomes.sort(key=lambda placed: (placed[0], placed[2].seq))
+    letters = pl.concat([pl.DataFrame(schema=LETTERS), *(letters for _, letters, _ in parts)])
+    firings = pl.concat([pl.DataFrame(schema=FIRINGS), *(firings for _, _, firings in parts)])
     warnings = tuple(_warnings(log, pinned, by_rulebook))
-    return SetRun(outcomes, pinned, warnings, perf_counter() - started, tally, certificate, full)
+    seconds = perf_counter() - started
+    return SetRun(outcomes, letters, firings, pinned, tuple(sorted(ids)), warnings, seconds, tally, certificate)
 
 
 def _shares(

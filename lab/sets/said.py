@@ -1,69 +1,97 @@
 """What hits said, for the hits that matter: a second scan of the table, because parameters are wide.
 
-`said`: ord, hit_id, epoch, a column per reserved name (`f_uid`, ...), params (a map that holds the custom parameters and
-perhaps reserved names beside them), brought (the id that came over a tracker link: the parameter `affiliate_click_id`
-then, null otherwise), ignored (an identifier that came may be none).
+`said` has a row per hit, in no order: row (of `events`), hit_id, epoch, f_NAME per reserved name (null if absent), p_0,
+p_1, ... per custom name of `Names`, and if every outcome is wanted `params` (all custom parameters as JSON) and `ignored`
+(an identifier that came may be none).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
+import msgspec
 import polars as pl
 
 from lab.sets.events import Source
 from lab.sets.reading import FIELDS
-from lab.sets.session import text
+from lab.sets.session import texts
 from service.engine import Event
+from service.engine.model import RESERVED
 from service.engine.visitors import MAX_REMEMBERED
 
-MADE = "affiliate_click_id"
-
-_SAID: dict[str, Any] = {
-    "ord": pl.Int64, "hit_id": pl.String, "epoch": pl.Int32, **{f"f_{name}": pl.String for name in FIELDS},
-    "params": pl.List(pl.Struct({"key": pl.String, "value": pl.String})), "brought": pl.String, "ignored": pl.Boolean,
-}  # fmt: skip
+MADE = "affiliate_click_id"  # a custom parameter that no request brings: the click id of a tracker link
+MAX_NAMES = MAX_REMEMBERED * 3 // 4  # below the bound of a visitor, so that no plain one can reach it
 
 
-def own(name: str) -> str:
-    """A custom parameter of the hit itself, as SQL over `said` under the name s."""
-    plain = f"s.params[{text(name)}]"
-    return f"coalesce(s.brought, {plain})" if name == MADE else plain
+class Names:
+    """The custom names that sets work with; hits with others are `wide`, and theirs is for the reference engine."""
+
+    def __init__(self, source: Source, asked: frozenset[str]) -> None:
+        patterns = list(source.reading.patterns.values())
+        known = Counter(name for names in patterns for name in names if name not in RESERVED)
+        parsed = [event.params for event in source.parsed.values() if isinstance(event, Event)]
+        known.update(name for params in parsed for name in params)
+        common = [name for name, _ in sorted(known.items(), key=lambda pair: (-pair[1], pair[0]))]
+        first = [MADE, *sorted(asked & known.keys() - {MADE})]
+        kept = [*first, *(name for name in common if name not in asked and name != MADE)][:MAX_NAMES]
+        self.custom = sorted(kept)
+        self.columns = {name: f"p_{number}" for number, name in enumerate(self.custom)}
+        self._left_out = known.keys() - set(kept)
+
+    def wide(self, source: Source, events: pl.DataFrame) -> pl.Series:
+        """Rows of `events` with a name that was left out."""
+        if not self._left_out:
+            return pl.Series([], dtype=pl.UInt32)
+        clients = max(1, len(source.reading.clients))
+        patterns = enumerate(source.reading.patterns.values())
+        wide = [number for number, names in patterns if not self._left_out.isdisjoint(names)]
+        odd = [
+            place
+            for place, e in source.parsed.items()
+            if isinstance(e, Event) and not self._left_out.isdisjoint(e.params)
+        ]
+        mask = (pl.col("slot") // clients).is_in(wide).fill_null(False) | pl.col("ord").is_in(odd)
+        return events.select(mask).to_series().arg_true()
 
 
-def read_said(source: Source) -> None:
-    """Make `said` for the hits in `views`."""
-    reading, session = source.reading, source.session
+def read_said(source: Source, names: Names, heard: pl.DataFrame, everything: bool) -> pl.DataFrame:
+    """`said` for the hits in `heard`: ord, row, slot and link."""
+    reading = source.reading
     fields = ", ".join(f"{reading.field(name)} AS f_{name}" for name in FIELDS)
-    brought = f"CASE WHEN route = 'c' THEN {reading.sent('click_id')} END"
-    session.make("heard", "SELECT DISTINCT ord FROM views")
-    columns = f"ord, hit_id, epoch, {fields}, params, {brought} AS brought, {reading.ignored()} AS ignored"
-    session.make("said", source.read(columns, join="SEMI JOIN heard ON heard.ord = h.ord"))
-    if source.parsed:
-        _add_parsed(source)
+    brought = f"CASE WHEN linked THEN {reading.sent('click_id')} END"
+    custom = ", ".join(
+        f"coalesce({brought}, {column}) AS {column}" if name == MADE else column
+        for name, column in names.columns.items()
+    )
+    whole = (
+        f", CAST(to_json({_custom_params(brought)}) AS VARCHAR) AS params, {reading.ignored()} AS ignored"
+        if everything
+        else ""
+    )
+    said = source.session.frame(
+        source.read_again(f'"row", hit_id, epoch, {fields}, {custom}{whole}', heard, names.custom)
+    )
+    return _with_parsed(source, names, heard, said) if source.parsed else said
 
 
-def _add_parsed(source: Source) -> None:
+def _custom_params(brought: str) -> str:
+    """All custom parameters of a hit as a map."""
+    plain = f"map_from_entries(list_filter(map_entries(params), lambda pair: pair.key NOT IN ({texts(RESERVED)})))"
+    return f"CASE WHEN {brought} IS NULL THEN {plain} ELSE map_concat({plain}, MAP {{'{MADE}': {brought}}}) END"
+
+
+def _with_parsed(source: Source, names: Names, heard: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
     """The hits that the engine's parser read say what it found."""
-    session = source.session
-    session.put("by_parser", pl.DataFrame({"ord": list(source.parsed)}, {"ord": pl.Int64}))
-    known = session.rows("SELECT ord, hit_id, epoch FROM said SEMI JOIN by_parser USING (ord)")
-    rows = []
-    for place, hit_id, epoch in known:
+    mine = heard.filter(pl.col("ord").is_in(list(source.parsed)))
+    known = said.select("row", "hit_id", "epoch").join(mine, on="row").unique("row")
+    rows: list[dict[str, Any]] = []
+    for row, hit_id, epoch, place in known.select("row", "hit_id", "epoch", "ord").iter_rows():
         event = source.parsed[place]
         if isinstance(event, Event):
-            params = [{"key": name, "value": value} for name, value in event.params.items()]
-            rows.append((place, hit_id, epoch, *map(event.fields.get, FIELDS), params, None, bool(event.detail)))
-    session.put("parsed_said", pl.DataFrame(rows, _SAID, orient="row"))
-    session.run("DELETE FROM said WHERE ord IN (SELECT ord FROM parsed_said)")
-    session.run("INSERT INTO said SELECT * REPLACE (map_from_entries(params) AS params) FROM parsed_said")
-
-
-def with_too_many_names(source: Source) -> pl.DataFrame:
-    """label of groups that may bring more names than a visitor remembers; reserved names are counted too, to be safe."""
-    return source.session.frame(
-        "WITH many AS (SELECT label FROM views JOIN said USING (ord) GROUP BY label "
-        f"HAVING sum(cardinality(params) + 1) > {MAX_REMEMBERED}) "
-        "SELECT label FROM (SELECT label, unnest(map_keys(params)) AS name FROM views JOIN said USING (ord) "
-        f"WHERE label IN (SELECT label FROM many)) GROUP BY label HAVING count(DISTINCT name) >= {MAX_REMEMBERED}"
-    )
+            made: dict[str, Any] = {"row": row, "hit_id": hit_id, "epoch": epoch, "ignored": bool(event.detail)}
+            made |= {f"f_{name}": event.fields.get(name) for name in FIELDS}
+            made |= {column: event.params.get(name) for name, column in names.columns.items()}
+            rows.append(made | {"params": msgspec.json.encode(event.params).decode()})
+    by_parser = pl.DataFrame(rows, said.schema)
+    return pl.concat([said.join(by_parser, on="row", how="anti"), by_parser])

@@ -9,18 +9,13 @@ import polars as pl
 
 from lab.sets.events import GROUP, PLACE
 from lab.sets.hard import Decided
+from lab.sets.letters import FIRINGS, LETTERS, row_of
 from lab.sets.stages import REACHED
 from service.engine import Outcome, Rulebook
 
 
-def reached_by_sets(asked: pl.DataFrame) -> pl.DataFrame:
-    """Plain events that reach the cap."""
-    through = asked.filter(pl.col("stage").is_null()).with_columns(test=pl.lit(False))
-    return through.select(pl.col(name).cast(kind) for name, kind in REACHED.items())
-
-
 def reached_whole(whole: Iterable[Decided], rulebook: Rulebook) -> pl.DataFrame:
-    """The same of hard ones: with caps lifted, what reaches a cap fires."""
+    """Hard hits that reach a cap, in the columns of `REACHED`: with caps lifted, what reaches a cap fires."""
     cids = {name: cid for cid, name in enumerate(rulebook.clients)}
     numbers = {trigger.name: number for number, trigger in enumerate(rulebook.triggers)}
     rows = [
@@ -31,10 +26,33 @@ def reached_whole(whole: Iterable[Decided], rulebook: Rulebook) -> pl.DataFrame:
     return pl.DataFrame(rows, REACHED, orient="row")
 
 
+def letters_of(whole: Iterable[Decided]) -> pl.DataFrame:
+    """The postbacks of outcomes, in the columns of `LETTERS`; their triggers have no number."""
+    rows = [
+        row_of(place, -1, number, postback)
+        for place, _, outcome in whole
+        for number, postback in enumerate(outcome.postbacks)
+    ]
+    return pl.DataFrame(rows, LETTERS, orient="row")
+
+
+def firings_of(whole: Iterable[Decided]) -> pl.DataFrame:
+    """The firings of outcomes that are no tests, in the columns of `FIRINGS`; their triggers have no number."""
+    rows = [
+        (
+            place, -1, o.client, o.affiliate, f.trigger, f.currency, f.payout,
+            sum(postback.trigger == f.trigger for postback in o.postbacks),
+        )
+        for place, _, o in whole
+        if not o.test
+        for f in o.fired
+    ]  # fmt: skip
+    return pl.DataFrame(rows, FIRINGS, orient="row")
+
+
 def stop_capped(asked: pl.DataFrame, lost: pl.DataFrame) -> pl.DataFrame:
-    """Those that a cap stops have a stage now."""
-    lost = lost.select(pl.col("number").cast(asked.schema["number"]), "ord", pl.lit("cap").alias("capped"))
-    joined = asked.join(lost, on=["number", "ord"], how="left")
+    """Those that a cap stops have a stage now. lost: number, row."""
+    joined = asked.join(lost.with_columns(capped=pl.lit("cap")), on=["number", "row"], how="left")
     return joined.with_columns(pl.coalesce("stage", "capped").alias("stage")).drop("capped")
 
 

@@ -10,7 +10,7 @@ from service.engine.explain_triggers import payout_in_words
 from service.engine.model import Postback, PostbackState
 from service.engine.parse import parameters
 from service.engine.pipeline import Work
-from service.engine.postbacks import _endpoint
+from service.engine.postbacks import endpoint
 from service.engine.rulebook import BROWSER_METHODS, Trigger, Webhook
 from service.engine.templates import Macro
 from service.engine.trail import Trail
@@ -60,7 +60,7 @@ def tell_postback(postback: Postback, trigger: Trigger, work: Work, trail: Trail
 def _template(postback: Postback, trigger: Trigger, work: Work) -> Webhook | None:
     to_affiliate = postback.recipient.startswith("affiliate:")
     affiliate = work.rulebook.affiliates.get(postback.affiliate) if to_affiliate else None
-    return _endpoint(trigger, work.client, affiliate, postback.test)
+    return endpoint(trigger, work.client, affiliate, postback.test)
 
 
 def _asked(template: Webhook, postback: Postback) -> list[tuple[str, Macro | None]]:

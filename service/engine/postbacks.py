@@ -41,7 +41,7 @@ def _postback(
     to_affiliate = role == "affiliate"
     recipient = f"affiliate:{facts.affiliate}" if to_affiliate else f"client:{client.name}"
     identity = postback_id(facts.hit_id, trigger.name, recipient)
-    webhook = _endpoint(trigger, client, affiliate if to_affiliate else None, test)
+    webhook = endpoint(trigger, client, affiliate if to_affiliate else None, test)
     verb = url = body = ""
     missing: tuple[str, ...] = ()
     state = _RECORDED if test else _WITHHELD
@@ -84,7 +84,7 @@ def _values(webhook: Webhook, facts: Facts, firing: Firing, identity: str) -> di
     return values
 
 
-def _endpoint(trigger: Trigger, client: Client, affiliate: Affiliate | None, test: bool) -> Webhook | None:
+def endpoint(trigger: Trigger, client: Client, affiliate: Affiliate | None, test: bool) -> Webhook | None:
     """Where the postback goes: the most specific endpoint; for tests only the test endpoint."""
     if test:  # nothing that is a test ever goes to a page or into a mailbox
         return (affiliate or client).test_webhook if trigger.method == "webhook" else None
