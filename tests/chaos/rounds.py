@@ -43,13 +43,13 @@ class Report(msgspec.Struct):
         lines += [
             f"| hits acknowledged | {self.acknowledged:,} |",
             f"| requests unanswered, and answered that nothing is stored | {self.without_answer:,}, {self.refused:,} |",
-            f"| acknowledged hits lost | {self.found.lost:,} |",
+            f"| acknowledged hits lost, but for the last row | {self.found.lost:,} |",
             f"| gaps in a sequence | {self.found.gaps:,} |",
             f"| hits decided twice, or not | {self.found.decided_twice:,}, {self.found.undecided:,} |",
             f"| counters that differ from a recount | {self.found.counters_different:,} |",
             f"| replays whose digest differs from the stored decisions | {self.found.digest_different:,} |",
             f"| epochs begun, each with its entry | {self.found.epochs:,} |",
-            f"| hits that neither the older file nor the tables had | {self.found.given_up:,} |",
+            f"| acknowledged hits that neither an older file nor the tables had | {self.found.given_up:,} |",
         ]
         return "\n".join(lines)
 
