@@ -41,6 +41,7 @@ RESULTS = {
     "name": "the host's name does not resolve",
     "address": "the address may not be called",
     "no_secret": "the signing secret is not set",
+    "mail_server": "trouble with the mail server of the settings",
     "unknown": "how it ended is not known, since the sending process died",
     "handed_out": "handed out to the visitor's browser",
     "script_error": "the snippet failed in the visitor's browser",

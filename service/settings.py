@@ -11,11 +11,14 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from service.engine.mails import ADDRESS
+
 PREFIX = "BACKTRACK_"
 
 # the least and the most that makes sense; every other number starts at 1
 BOUNDS = {
     "port": (1, 65_535),
+    "smtp_port": (1, 65_535),
     "partitions": (1, 1024),
     "spool_floor_mb": (0, 1_000_000_000),
     "linger_ms": (0, 60_000),
@@ -29,6 +32,7 @@ BOUNDS = {
 }
 MOST = 2**31 - 1
 MIN_TOKEN = 16  # characters
+SMTP_TLS = ("starttls", "implicit", "off")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -88,6 +92,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """When a paused recipient is tried again; each further probe waits twice as long, an hour at most."""
     operator_webhook: str = ""
     """Address that is told when a recipient is paused or reopened; nobody if empty."""
+    operator_email: str = ""
+    """Mail address that is told the same."""
+    smtp_host: str = ""
+    """Server that takes the mails of the method email; none are sent if empty."""
+    smtp_port: int = 587
+    """Port of that server."""
+    smtp_tls: str = "starttls"
+    """How the connection is encrypted: starttls, implicit (from the first byte on, port 465), or off."""
+    smtp_user: str = ""
+    """Name for the login; none if empty."""
+    smtp_password: str = ""
+    """Password for the login."""
+    smtp_from: str = ""
+    """Mail address of the sender, who gets what bounces."""
     browser_wait_ms: int = 300
     """How long the answer to a page waits for the outcome of its hit; what comes later goes out with the next one."""
     browser_keep_s: int = 604_800
@@ -181,8 +199,32 @@ def _check(settings: Settings) -> None:
             _networks(getattr(settings, name))
         except ValueError as error:
             raise SettingsError(f"{PREFIX}{name.upper()}: {error}; write networks such as 127.0.0.1/32") from None
+    problem = mail_problem(settings)
+    if problem:
+        raise SettingsError(PREFIX + problem)
     if any(len(token) < MIN_TOKEN for token in settings.secret_tokens):
         raise SettingsError(f"{PREFIX}TOKENS: a token is shorter than {MIN_TOKEN} characters; draw a longer one")
+
+
+def mail_problem(settings: Settings) -> str:
+    """What is wrong with the settings for mails, "" if nothing is. Never says the password."""
+    for name in ("smtp_from", "operator_email"):
+        address = getattr(settings, name)
+        if address and not ADDRESS.match(address):
+            return f"{name.upper()}={address!r} is no mail address; write a plain one such as tracking@acme.example"
+    if settings.smtp_tls not in SMTP_TLS:
+        return f"SMTP_TLS={settings.smtp_tls!r}: use {', '.join(SMTP_TLS)}"
+    for name in ("smtp_from", "smtp_user", "smtp_password", "operator_email"):
+        if getattr(settings, name) and not settings.smtp_host:
+            return f"{name.upper()} is set, but {PREFIX}SMTP_HOST is not: name the server, or drop both"
+    if settings.smtp_host and not settings.smtp_from:
+        return f"SMTP_HOST is set, but {PREFIX}SMTP_FROM is not: name the sender of the mails"
+    if bool(settings.smtp_user) != bool(settings.smtp_password):
+        given, missing = ("USER", "PASSWORD") if settings.smtp_user else ("PASSWORD", "USER")
+        return f"SMTP_{given} is set, but {PREFIX}SMTP_{missing} is not: a login needs both"
+    if settings.smtp_user and settings.smtp_tls == "off":
+        return "SMTP_TLS=off would send the password in the clear: use starttls or implicit, or no login"
+    return ""
 
 
 def _networks(texts: str) -> tuple[Network, ...]:

@@ -17,6 +17,7 @@ from service import epochs, keys
 from service.archive.schemas import Attempt
 from service.delivery.browser import Expired
 from service.delivery.due import Done, DueIndex, Taken
+from service.delivery.email import Emails
 from service.delivery.health import Health
 from service.delivery.ladder import CLASSES_OF_HEALTH
 from service.delivery.record import Answer, Method, Owner, Request, attempt_of
@@ -42,6 +43,7 @@ def methods_of(settings: Settings) -> dict[str, Method]:
     """The ways to deliver, by their names in the rulebook."""
     methods: dict[str, Method] = dict.fromkeys(sorted(BROWSER_METHODS), Expired())
     methods["webhook"] = Webhooks(settings.delivery_timeout_ms, settings.allowed_networks, os.environ)
+    methods["email"] = Emails(settings)
     return methods
 
 

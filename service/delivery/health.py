@@ -6,14 +6,18 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import redis.asyncio as aioredis
 
 from service import keys
 from service.archive.schemas import Attempt
+from service.delivery.email import MAILTO
 from service.delivery.ladder import CLASSES_OF_HEALTH
+from service.engine.escaping import encode_text
 from service.engine.model import Postback, PostbackState
+from service.engine.rulebook import MAIL
 from service.scripts import script_text
 from service.settings import Settings
 
@@ -94,17 +98,32 @@ class Health:
 
     def _notices(self, kind: str, attempt: Attempt, now_us: int) -> list[Any]:
         """Postbacks to the operator as id and postback, one for each way in which the operator wants to be told."""
-        if not self._settings.operator_webhook:
-            return []
         document = {"type": f"recipient.{kind}", "recipient": attempt.recipient, "reason": _reason(attempt),
                     "postback_id": attempt.postback_id, "time_us": now_us}  # fmt: skip
-        body = msgspec.json.encode(document).decode()
-        identity = hashlib.sha256(body.encode()).hexdigest()[:32]
-        notice = Postback(
-            identity, "", 0, now_us, "", "", "", f"recipient.{kind}", keys.OPERATOR_NAME, "webhook",
-            PostbackState.DUE.value, "POST", self._settings.operator_webhook, body,
-        )  # fmt: skip
-        return [identity, _encode(notice)]
+        webhook, email = self._settings.operator_webhook, self._settings.operator_email
+        found: list[Any] = []
+        if webhook:
+            found += _notice(document, "webhook", "POST", webhook, msgspec.json.encode(document).decode())
+        if email:
+            found += _notice(document, "email", MAIL, MAILTO + quote(email, safe="@"), _mail(document))
+        return found
+
+
+def _notice(document: dict[str, Any], method: str, verb: str, url: str, body: str) -> list[Any]:
+    """A notice as its id and postback. Each way to tell has an id of its own."""
+    identity = hashlib.sha256(f"{method}\x1f{body}".encode()).hexdigest()[:32]
+    notice = Postback(
+        identity, "", 0, document["time_us"], "", "", "", document["type"], keys.OPERATOR_NAME, method,
+        PostbackState.DUE.value, verb, url, body,
+    )  # fmt: skip
+    return [identity, _encode(notice)]
+
+
+def _mail(document: dict[str, Any]) -> str:
+    """The same as a mail: one line for each thing that is said. What a recipient answered cannot add one."""
+    what = "is paused" if document["type"] == "recipient.paused" else "is called again"
+    lines = [f"{name}: {encode_text(str(value))}\n" for name, value in document.items()]
+    return msgspec.json.encode({"subject": f"{document['recipient']} {what}", "text": "".join(lines)}).decode()
 
 
 def _reason(attempt: Attempt) -> str:

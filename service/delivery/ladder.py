@@ -31,6 +31,7 @@ RESULTS = {
     "name": RETRY,  # the name does not resolve
     "address": FINAL,  # the guard refused the address
     "no_secret": RETRY,  # the variable that holds the recipient's secret is not set
+    "mail_server": RETRY,  # the operator's own: not there, TLS or login failed, or it broke off
     "unknown": RETRY,  # the delivering process died before it could tell
     "handed_out": WAITS,  # a browser was given it: a redirect is the end, a script confirms what ran
     "script_error": FINAL,  # the snippet ran into an error in the browser

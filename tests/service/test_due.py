@@ -42,7 +42,13 @@ def promise(
                  "due", "POST" if body else "GET", url, body)
         for n, url in enumerate(urls, start)
     )  # fmt: skip
-    outcome = Outcome("hit", start, NOW_US, "accepted", client="acme", event="registration", postbacks=postbacks)
+    put(journal, *postbacks)
+    return list(postbacks)
+
+
+def put(journal: redis.Redis, *postbacks: Postback) -> None:
+    """Promise these postbacks in PLACE as tracking does."""
+    outcome = Outcome("hit", 1, NOW_US, "accepted", client="acme", event="registration", postbacks=postbacks)
     tracked: Any = journal.hget(PLACE.tracked, "seq")
     before = int(tracked or 0)
     journal.set(PLACE.fence, 1)
@@ -57,7 +63,6 @@ def promise(
         *commit_args(Recording(), [(1, with_seq(outcome, before + 1))]),
     ]
     Script(journal, "tracking/commit")(commit_keys(PLACE), args)
-    return list(postbacks)
 
 
 def with_seq(outcome: Outcome, seq: int) -> Outcome:
