@@ -19,12 +19,12 @@ from service.delivery.browser import Expired
 from service.delivery.due import Done, DueIndex, Taken
 from service.delivery.email import Emails
 from service.delivery.health import Health
-from service.delivery.ladder import CLASSES_OF_HEALTH
+from service.delivery.ladder import health_of
 from service.delivery.record import Answer, Method, Owner, Request, attempt_of
 from service.delivery.shares import Shares
 from service.delivery.webhook import NAME_TIMEOUT_S, Webhooks
 from service.engine import EMPTY, Postback, Rulebook
-from service.engine.rulebook import BROWSER_METHODS, apart_us
+from service.engine.rulebook import BROWSER_METHODS, MAIL, apart_us
 from service.rulebooks import compiled
 from service.settings import Settings
 
@@ -139,8 +139,11 @@ class Courier:
             groups.setdefault(one.postback.recipient, []).append(one)
         untried: list[Taken] = []
         for recipient, group in groups.items():
-            most = 0 if recipient in self._health.paused else min(self._shares.free_of(recipient), len(group))
-            most = await self._permitted(recipient, most)
+            able = len(group)
+            if recipient in self._health.paused:  # its endpoint is; mails go out all the same
+                group.sort(key=lambda one: one.postback.verb != MAIL)
+                able = sum([one.postback.verb == MAIL for one in group])
+            most = await self._permitted(recipient, min(self._shares.free_of(recipient), able))
             for one in group[:most]:
                 self._start(one)
             untried += group[most:]
@@ -193,9 +196,9 @@ class Courier:
         attempts = [_lost(taken, number, self._now_us()) for number in range(taken.first, taken.number)]
         if not attempts or attempts[-1].state != "dead":
             attempts.append(await self._try(taken))
-        health = CLASSES_OF_HEALTH.get(attempts[-1].result)
-        if health in (None, "ok"):
-            self._shares.end(call, taken.postback.recipient, None if health is None else True)
+        health = health_of(attempts[-1].verb, attempts[-1].result)
+        if health in ("", "ok"):
+            self._shares.end(call, taken.postback.recipient, True if health else None)
         else:  # keeps its place until it is known whether this pauses the recipient
             self._failed.append((call, taken.postback.recipient))
         self._done.append((taken, attempts))

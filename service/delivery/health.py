@@ -14,7 +14,7 @@ import redis.asyncio as aioredis
 from service import keys
 from service.archive.schemas import Attempt
 from service.delivery.email import MAILTO
-from service.delivery.ladder import CLASSES_OF_HEALTH
+from service.delivery.ladder import health_of
 from service.engine.escaping import encode_text
 from service.engine.model import Postback, PostbackState
 from service.engine.rulebook import MAIL
@@ -66,7 +66,7 @@ class Health:
         pipeline = self._redis.pipeline(transaction=False)
         noted: list[Attempt] = []
         for attempt in attempts:
-            what = CLASSES_OF_HEALTH.get(attempt.result, "")
+            what = health_of(attempt.verb, attempt.result)
             bad_before = attempt.recipient in self._failing or attempt.recipient in self.paused
             if what and (what != "ok" or bad_before) and attempt.recipient != keys.OPERATOR_NAME:
                 noted.append(attempt)

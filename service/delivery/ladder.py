@@ -10,6 +10,8 @@ import random
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+from service.engine.rulebook import MAIL
+
 LADDER_S = (0, 5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 JITTER = 0.2
 RETRY_AFTER_MAX_S = 86_400
@@ -43,6 +45,11 @@ CLASSES_OF_HEALTH = {
     "delivered": "ok", "redirect": "ok", "refused": "ok", "gone": "gone", "server_error": "failed", "timeout": "failed",
     "connection": "failed", "tls": "failed", "name": "failed",
 }  # fmt: skip
+
+
+def health_of(verb: str, result: str) -> str:
+    """What a try says about its recipient, "" for nothing. A mail goes to a server of ours, whatever theirs does."""
+    return "" if verb == MAIL else CLASSES_OF_HEALTH.get(result, "")
 
 
 def classify(status: int) -> str:

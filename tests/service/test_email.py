@@ -24,6 +24,7 @@ from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 
+from service import keys
 from service.cli import main
 from service.delivery.courier import methods_of
 from service.delivery.email import CONNECTIONS, Emails, write
@@ -364,6 +365,53 @@ def test_the_operator_is_told_of_a_pause_by_mail(settings: Settings, journal: re
     assert re.search(r"^reason: server_error 500", content(mail), re.MULTILINE)
     assert {one.recipient for one in attempts_of(journal)} == {"affiliate:bestodds"}
     until(lambda: not journal.hlen("bt:operator:promises"), "the notice to be settled")
+
+
+def test_a_mail_says_nothing_of_an_endpoint_and_does_not_wait_for_it(
+    settings: Settings, journal: redis.Redis, server: MailServer
+) -> None:
+    # given a recipient whose webhook is paused, and another whose webhook has begun to fail
+    paused, failing = "affiliate:bestodds", "affiliate:clickhub"
+    journal.hset(keys.PAUSED, paused, json.dumps({"since": 1, "reason": "timeout", "probes": 1}))
+    journal.zadd(keys.PROBES, {paused: 9e15})
+    journal.hset(keys.FAILING, failing, "3")
+    journal.hset(keys.FAILING_SINCE, failing, "1")
+    webhook = msgspec.structs.replace(to("", "pb1"), method="webhook", verb="GET", url="http://127.0.0.1:9/")
+    put(
+        journal, webhook, to("a@b.example", "pb2"), msgspec.structs.replace(to("c@d.example", "pb3"), recipient=failing)
+    )
+    # when the mails to both are delivered
+    send(server.settings(settings), journal, 2)
+    # then the webhook still waits, and the run of failures goes on
+    assert {(one.postback_id, one.result) for one in attempts_of(journal)} == {
+        ("pb2", "delivered"),
+        ("pb3", "delivered"),
+    }
+    assert journal.hexists(keys.PAUSED, paused) and journal.zcard(keys.room(paused)) == 1
+    assert journal.hget(keys.FAILING, failing) == b"3"
+
+
+def test_a_server_that_drips_holds_nobody_for_longer_than_a_try() -> None:
+    # given a server that always has another line of its greeting, and never a last one
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                writer.write(b"220-wait\r\n")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+        except OSError:
+            writer.close()
+
+    async def tried() -> list[tuple[str, int]]:
+        async with await asyncio.start_server(drip, "127.0.0.1", 0) as dripping:
+            port = dripping.sockets[0].getsockname()[1]
+            ours = Settings(
+                smtp_host="127.0.0.1", smtp_port=port, smtp_from="a@b.example", delivery_timeout_ms=300
+            )  # fmt: skip
+            return await asyncio.wait_for(hand_over(ours, to("pb@x.example")), 10)
+
+    # then the try ends in time
+    assert asyncio.run(tried()) == [("mail_server", 0)]
 
 
 SERVER = {"BACKTRACK_SMTP_HOST": "mail.acme.example", "BACKTRACK_SMTP_FROM": "tracking@acme.example"}
