@@ -190,7 +190,8 @@ def _in_force(
     log: Log, library: Library, partition: int, first: int, last: int, start: Rulebook
 ) -> dict[str, Rulebook]:
     """The rulebooks that decide some hit of a partition."""
-    switches = log.hits.filter(pl.col("kind").is_in(["rulebook", "epoch"]), pl.col("partition") == partition, pl.col("seq") < last)
+    mine = pl.col("kind").is_in(["rulebook", "epoch"]), pl.col("partition") == partition, pl.col("seq") < last
+    switches = log.hits.filter(*mine)
     current, found = start, {}
     for seq, identity in switches.select("seq", "rulebook_id").collect().sort("seq").iter_rows():
         if seq > first:
