@@ -15,7 +15,7 @@ from service.engine.explain_triggers import tell_firing, tell_stop
 from service.engine.explain_visitor import tell_affiliate, tell_visitor
 from service.engine.model import Entry, Hit, Reason, Rejection, Stage, Verdict
 from service.engine.parse import MACRO, parameters, parse
-from service.engine.pipeline import STEPS, Work
+from service.engine.pipeline import STEPS, Work, begin
 from service.engine.rulebook import Rulebook
 from service.engine.trail import Trail
 from service.engine.visitors import State
@@ -95,7 +95,7 @@ def explain(entry: Entry, state: State, rulebook: Rulebook, trail: Trail | None 
     seen.named.clear()
     if hit is None:
         raise ValueError("an entry without a hit has no story")
-    work = Work(entry, hit, state, rulebook, parse(hit, rulebook))
+    work = begin(entry, hit, state, rulebook, parse(hit, rulebook))
     try:
         verdict = next((str(ended) for ended in (step(work) for step in STEPS) if ended is not None), "accepted")
     except Exception as bug:
@@ -189,19 +189,18 @@ def _reading(work: Work) -> Iterator[str]:
 
 def _triggers(work: Work, trail: Trail) -> Iterator[TriggerStory]:
     firings = {firing.trigger: firing for firing in work.fired}
-    stopped = work.decision.not_fired or {}
     for trigger in work.rulebook.triggers:
         if trigger.client != work.client.name:
             continue
         if trigger.name in firings:
             yield TriggerStory(trigger.name, "fired", tell_firing(trigger, firings[trigger.name], work, trail))
         else:
-            stage = str(stopped.get(trigger.name, Stage.EVENT.value))
+            stage = str(work.not_fired.get(trigger.name, Stage.EVENT.value))
             yield TriggerStory(trigger.name, stage, tell_stop(trigger, stage, work, trail))
 
 
 def _postbacks(work: Work, trail: Trail) -> Iterator[PostbackStory]:
-    triggers = {trigger.name: trigger for trigger in work.decision.fired or ()}
+    triggers = {trigger.name: trigger for trigger in work.firing}
     for postback in work.postbacks:
         yield tell_postback(postback, triggers[postback.trigger], work, trail)
 

@@ -91,7 +91,7 @@ def _value(
     made = _made(name, postback, trigger, work)
     if made is not None:
         return Value(name, *made)
-    value = work.facts.value(name)
+    value = work.value(name)
     if value is None:
         instead = "left empty" if macro is None or macro.default is None else f'"{macro.default}" was sent instead'
         return Value(name, None, f"nobody ever brought it, {instead}")
@@ -113,7 +113,7 @@ def _made(name: str, postback: Postback, trigger: Trigger, work: Work) -> tuple[
         return postback.currency, "from the rulebook" if own else "sent with this hit"
     plain = {
         "trigger": (trigger.name, _OURS), "postback_id": (postback.id, _OURS), "hit_id": (work.hit.id, _OURS),
-        "time": (work.facts.value("time"), _OURS), "visitor": (work.plan.visitor.id, _OURS),
+        "time": (work.value("time"), _OURS), "visitor": (work.plan.visitor.id, _OURS),
     }  # fmt: skip
     if name == "affiliate" and "affiliate" not in work.event.fields:
         return work.affiliate or None, "by attribution as said above"

@@ -32,7 +32,7 @@ def _worth(trigger: Trigger, firing: Firing, work: Work) -> str:
     if payout is None:
         return ""
     if not firing.payout:
-        base = work.facts.value(payout.of)
+        base = work.value(payout.of)
         what = f"{payout.of} is {f'no number ({base})' if base else 'missing'}"
         currency = "" if base is None or not NUMBER.match(base) else "there is no currency"
         return f", and is worth nothing that can be said: {currency or what}"
@@ -44,7 +44,7 @@ def payout_in_words(trigger: Trigger, work: Work) -> str:
     payout = trigger.payout
     if payout is None or payout.fixed is not None:
         return " (fixed)" if payout is not None else ""
-    return f" ({number(payout.percent)} % of {payout.of} {work.facts.value(payout.of)})"
+    return f" ({number(payout.percent)} % of {payout.of} {work.value(payout.of)})"
 
 
 def tell_stop(trigger: Trigger, stage: str, work: Work, trail: Trail) -> str:
@@ -130,13 +130,13 @@ def _blame(node: Node, wanted: bool, work: Work) -> Iterator[str]:
 
 def _holds(node: Node, work: Work) -> bool:
     """By the very language of conditions, so that there is one meaning."""
-    return compile_condition(as_written(node))(work.facts)
+    return compile_condition(as_written(node))(work)
 
 
 def _test(node: Node, wanted: bool, work: Work) -> str:
     asked = f"{as_written(node)} is {'false' if wanted else 'true'}"
     if node[0] == "exists":
-        return f"{asked} ({node[1]} is {'missing' if wanted else work.facts.value(node[1])})"
+        return f"{asked} ({node[1]} is {'missing' if wanted else work.value(node[1])})"
     sides = [node[1], node[3]] if node[0] == "compare" else [node[1]]
     facts = [fact for fact in (_fact(side, work) for side in sides) if fact]
     return f"{asked} ({listed(facts)})" if facts else asked
@@ -144,19 +144,19 @@ def _test(node: Node, wanted: bool, work: Work) -> str:
 
 def _fact(operand: Node, work: Work) -> str:
     if operand[0] == "count":
-        count = work.facts.count(operand[1])
+        count = work.count(operand[1])
         if count == 0:
             return f"there was no earlier {operand[1]}"
         return f"{operand[1]} came {'once' if count == 1 else f'{count:,} times'} before"
     if operand[0] == "since":
-        age_us = work.facts.since_us(operand[1])
+        age_us = work.since_us(operand[1])
         return (
             f"there was no earlier {operand[1]}"
             if age_us is None
             else f"the last {operand[1]} was {span(age_us)} before"
         )
     if operand[0] == "name":
-        value = work.facts.value(operand[1])
+        value = work.value(operand[1])
         return f"{operand[1]} is missing" if value is None else f"{operand[1]} is {value}"
     return ""
 
@@ -178,7 +178,7 @@ def _once(trigger: Trigger, work: Work, trail: Trail) -> str:
 def _cap(trigger: Trigger, work: Work, _: Trail) -> str:
     cap = trigger.cap
     assert cap is not None
-    before = work.state.caps.get(cap_key(trigger, cap, work.facts, work.prefix), 0)
+    before = work.state.caps.get(cap_key(trigger, cap, work, work.prefix), 0)
     whose = f" for affiliate {work.affiliate or 'none'}" if cap.per == "affiliate" else ""
     when = {
         "hour": f"in the hour from {moment(work.time_us)[:13]}:00 UTC", "day": f"on {moment(work.time_us)[:10]} (UTC)",

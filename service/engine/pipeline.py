@@ -17,7 +17,7 @@ from service.engine.parse import SIGNED, parse
 from service.engine.postbacks import fire
 from service.engine.recognition import Recognised, attribute, is_test, recognise
 from service.engine.rulebook import EMPTY, Client, Rulebook
-from service.engine.triggers import NOTHING_ASKED, Facts, decide
+from service.engine.triggers import Case, decide
 from service.engine.visitors import State, space, txid_key
 
 MAX_DETAIL = 300
@@ -28,33 +28,39 @@ _ACCEPTED, _REJECTED, _DUPLICATE, _ENGINE_ERROR = (
 _ADDRESS = re.compile(r"0x[0-9a-f]+")  # in the text of a bug, where it would make two runs differ
 
 
-class Work:
-    """What is known so far about the hit at hand. A field is there once the step has run that finds it out."""
+class Work(Case):
+    """What is known so far about the hit at hand. A field is there once the step has run that finds it out.
 
-    __slots__ = (
-        "affiliate", "client", "decision", "entry", "event", "facts", "fired", "hit", "parsed", "plan", "postbacks",
-        "prefix", "rulebook", "state", "test", "time_us", "txid",
-    )  # fmt: skip
+    Made by `begin`: a constructor in Python would cost as much as two steps.
+    """
 
-    event: Event
+    __slots__ = ("client", "entry", "fired", "hit", "parsed", "plan", "postbacks", "test", "txid")
+
+    entry: Entry
+    hit: Hit
+    parsed: Event | Rejection
     client: Client
     test: bool
-    prefix: str
     plan: Recognised
-    affiliate: str
     txid: str | None
-    facts: Facts
+    fired: tuple[Firing, ...]
+    postbacks: tuple[Postback, ...]
 
-    def __init__(self, entry: Entry, hit: Hit, state: State, rulebook: Rulebook, parsed: Event | Rejection) -> None:
-        self.entry = entry
-        self.hit = hit
-        self.state = state
-        self.rulebook = rulebook
-        self.parsed = parsed
-        self.time_us = entry.time_us
-        self.decision = NOTHING_ASKED
-        self.fired: tuple[Firing, ...] = ()
-        self.postbacks: tuple[Postback, ...] = ()
+
+def begin(entry: Entry, hit: Hit, state: State, rulebook: Rulebook, parsed: Event | Rejection) -> Work:
+    """The work on a hit before any step."""
+    work = Work()
+    work.entry = entry
+    work.hit = hit
+    work.state = state
+    work.rulebook = rulebook
+    work.parsed = parsed
+    work.hit_id = hit.id
+    work.seq = entry.seq
+    work.time_us = entry.time_us
+    work.not_fired = {}
+    work.fired = work.postbacks = ()
+    return work
 
 
 Step = Callable[[Work], "str | None"]
@@ -73,31 +79,36 @@ def read(work: Work) -> str | None:
 def enter_space(work: Work) -> str | None:
     """Test traffic gets an identity and counting space of its own."""
     event = work.event
-    work.test = test = is_test(event, work.state, work.client, work.time_us)
+    test = event.test
+    if not test and "click_id" in event.fields:
+        test = is_test(event, work.state, work.client, work.time_us)
+    work.test = test
     work.prefix = space(event.client, test)
     return None
 
 
 def recognise_visitor(work: Work) -> str | None:
     """Whose hit this is."""
-    work.plan = recognise(work.event, work.prefix, work.state, work.client, work.hit.id, work.time_us)
+    work.plan = plan = recognise(work.event, work.prefix, work.state, work.client, work.hit_id, work.time_us)
+    work.visitor = plan.visitor
     return None
 
 
 def attribute_affiliate(work: Work) -> str | None:
     """Which affiliate this event belongs to."""
-    work.affiliate = attribute(work.event, work.plan.visitor, work.client, work.time_us)
+    own = work.event.fields.get("affiliate")
+    work.affiliate = attribute(work.visitor.clicks, work.client, work.time_us) if own is None else own
     return None
 
 
 def recall(work: Work) -> str | None:
     """Attach the remembered parameters; the event's own values win."""
-    remembered = work.plan.visitor.params  # sorted by name
+    remembered = work.visitor.params  # sorted by name
     params = {name: value.last for name, value in remembered.items()}
     params.update(work.event.params)
     if len(params) > len(remembered):
         params = dict(sorted(params.items()))
-    work.facts = Facts(work.event, work.plan.visitor, work.affiliate, params, work.hit.id, work.entry.seq, work.time_us)
+    work.params = params
     return None
 
 
@@ -113,14 +124,14 @@ def drop_duplicate(work: Work) -> str | None:
 
 def decide_triggers(work: Work) -> str | None:
     """Which triggers fire."""
-    work.decision = decide(work.facts, work.state, work.rulebook, work.prefix)
+    decide(work)
     return None
 
 
 def render(work: Work) -> str | None:
     """The postbacks of the firings."""
-    if work.decision.fired:
-        made = [fire(trigger, work.facts, work.rulebook, work.test) for trigger in work.decision.fired]
+    if work.firing:
+        made = [fire(trigger, work, work.rulebook, work.test) for trigger in work.firing]
         work.fired = tuple([firing for firing, _ in made])
         work.postbacks = tuple([postback for _, postbacks in made for postback in postbacks])
     return None
@@ -150,14 +161,14 @@ def process(entry: Entry, state: State, rulebook: Rulebook, parsed: Event | Reje
     try:
         if parsed is None:
             parsed = parse(hit, rulebook)
-        work = Work(entry, hit, state, rulebook, parsed)
+        work = begin(entry, hit, state, rulebook, parsed)
         verdict = _ACCEPTED
         for step in STEPS:
             ended = step(work)
             if ended is not None:
                 verdict = ended
                 break
-        outcome = _outcome(work, verdict)
+        outcome = _rejected(work) if verdict is _REJECTED else _outcome(work, verdict)
     except Exception as bug:
         return _engine_error(entry, hit, parsed, rulebook, bug)
     if verdict is not _REJECTED:
@@ -183,27 +194,28 @@ def commit(work: Work, verdict: str) -> None:
     visitor = write_identity(plan, state, event.fields.get("uid", ""), time_us)
     if verdict is _DUPLICATE:
         return
-    decision = work.decision
     if not plan.anonymous:
-        write_event(visitor, event, work.entry.seq, time_us, decision.once)
+        write_event(visitor, event, work.seq, time_us, work.once)
     if work.txid is not None:
         state.put_txid(work.txid, time_us)
-    for key in decision.caps:
+    for key in work.caps:
         state.put_cap(key, state.caps.get(key, 0) + 1)
 
 
-def _outcome(work: Work, verdict: str) -> Outcome:
-    entry, hit, parsed = work.entry, work.hit, work.parsed
-    if isinstance(parsed, Rejection):
-        return Outcome(
-            hit.id, entry.seq, entry.time_us, verdict, str(parsed.reason), parsed.detail, parsed.client,
-            parsed.event, params=dict(sorted(parsed.params.items())), rulebook_id=work.rulebook.id,
-        )  # fmt: skip
-    plan = work.plan
-    not_fired = work.decision.not_fired
+def _rejected(work: Work) -> Outcome:
+    parsed = work.parsed
+    assert isinstance(parsed, Rejection)
     return Outcome(
-        hit.id, entry.seq, work.time_us, verdict, "", parsed.detail, parsed.client, parsed.name, work.affiliate,
-        plan.visitor.id, work.test, plan.new, parsed.fields.copy(), work.facts.params, work.fired, not_fired or {},
+        work.hit_id, work.seq, work.time_us, _REJECTED, str(parsed.reason), parsed.detail, parsed.client, parsed.event,
+        params=dict(sorted(parsed.params.items())), rulebook_id=work.rulebook.id,
+    )  # fmt: skip
+
+
+def _outcome(work: Work, verdict: str) -> Outcome:
+    event, plan = work.event, work.plan
+    return Outcome(
+        work.hit_id, work.seq, work.time_us, verdict, "", event.detail, event.client, event.name, work.affiliate,
+        work.visitor.id, work.test, plan.new, event.fields.copy(), work.params, work.fired, work.not_fired,
         work.postbacks, plan.absorbed, plan.conflicts, work.rulebook.id,
     )  # fmt: skip
 

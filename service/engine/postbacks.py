@@ -10,7 +10,7 @@ from msgspec import UNSET
 from service.engine.model import Firing, Postback, PostbackState
 from service.engine.rulebook import Affiliate, Client, Rulebook, Trigger, Webhook, endpoint_for
 from service.engine.templates import iso_time
-from service.engine.triggers import Facts, payout_of
+from service.engine.triggers import Asked, payout_of
 
 _encode = msgspec.json.Encoder().encode
 _Field = str | msgspec.UnsetType
@@ -26,7 +26,7 @@ def postback_id(hit_id: str, trigger: str, recipient: str) -> str:
 POSTBACK_NAMES = frozenset({"trigger", "postback_id", "payout", "payout_currency"})  # known only where one is made
 
 
-def fire(trigger: Trigger, facts: Facts, rulebook: Rulebook, test: bool) -> tuple[Firing, list[Postback]]:
+def fire(trigger: Trigger, facts: Asked, rulebook: Rulebook, test: bool) -> tuple[Firing, list[Postback]]:
     """The firing of a trigger and one postback for each of its recipients."""
     payout, currency = payout_of(trigger.payout, facts)
     firing = Firing(trigger.name, payout, currency)
@@ -36,7 +36,7 @@ def fire(trigger: Trigger, facts: Facts, rulebook: Rulebook, test: bool) -> tupl
 
 
 def _postback(
-    role: str, trigger: Trigger, firing: Firing, facts: Facts, client: Client, affiliate: Affiliate | None, test: bool
+    role: str, trigger: Trigger, firing: Firing, facts: Asked, client: Client, affiliate: Affiliate | None, test: bool
 ) -> Postback:
     to_affiliate = role == "affiliate"
     recipient = f"affiliate:{facts.affiliate}" if to_affiliate else f"client:{client.name}"
@@ -66,7 +66,7 @@ def _no_value(_: str) -> None:
     return None
 
 
-def _values(webhook: Webhook, facts: Facts, firing: Firing, identity: str) -> dict[str, str | None]:
+def _values(webhook: Webhook, facts: Asked, firing: Firing, identity: str) -> dict[str, str | None]:
     """What the templates of one postback may ask. No name that a request brings stands for one of ours."""
     values: dict[str, str | None] = {
         **facts.params,
@@ -135,7 +135,7 @@ class _Body(msgspec.Struct, gc=False):
     params: dict[str, str] = {}
 
 
-def json_body(facts: Facts, firing: Firing, identity: str, hidden: frozenset[str]) -> str:
+def json_body(facts: Asked, firing: Firing, identity: str, hidden: frozenset[str]) -> str:
     """The event as JSON: ids, times, money, its parameters and the remembered ones, in a fixed order of keys."""
     event, params = facts.event, facts.params
     fields: dict[str, str] = event.fields

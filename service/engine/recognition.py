@@ -128,14 +128,12 @@ def _claim(chosen: Recognised, keys: list[str], owners: dict[str, Visitor]) -> N
     chosen.conflicts = tuple(conflicts)
 
 
-def attribute(event: Event, visitor: Visitor, client: Client, time_us: int) -> str:
-    """The affiliate of an event: its own, else that of the last (or first) click within the click window, else ""."""
-    own = event.fields.get("affiliate")
-    if own is not None:
-        return own
+def attribute(clicks: list[tuple[int, int, str]], client: Client, time_us: int) -> str:
+    """The affiliate of an event that names none: that of the last (or first) click within the click window, else ""."""
+    if not clicks:
+        return ""
     oldest_us = time_us - client.click_window_us
     if client.attribution == "last_click":
-        if visitor.clicks and visitor.clicks[-1][1] >= oldest_us:
-            return visitor.clicks[-1][2]
-        return ""
-    return next((affiliate for _, clicked_us, affiliate in visitor.clicks if clicked_us >= oldest_us), "")
+        _, clicked_us, affiliate = clicks[-1]
+        return affiliate if clicked_us >= oldest_us else ""
+    return next((affiliate for _, clicked_us, affiliate in clicks if clicked_us >= oldest_us), "")

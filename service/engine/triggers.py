@@ -33,8 +33,10 @@ _EXACT = Context(prec=80, rounding=ROUND_HALF_EVEN)  # 18 + 9 digits times a per
 _OWN = frozenset({"time", "hit_id", "visitor", "affiliate"})
 
 
-class Facts(msgspec.Struct, gc=False):
+class Asked:
     """What conditions and templates may ask about the event at hand: reserved names, custom and remembered parameters."""
+
+    __slots__ = ()
 
     event: Event
     visitor: Visitor
@@ -89,43 +91,49 @@ class Facts(msgspec.Struct, gc=False):
         return None if stat is None else self.time_us - stat.last_us
 
 
-class Decision(msgspec.Struct, gc=False):
-    """What was decided about the triggers of one event, and what of it has to be written."""
+class Facts(Asked, msgspec.Struct, gc=False):
+    """The same as a value, for who has it from elsewhere than a hit."""
 
-    fired: list[Trigger]
+    event: Event
+    visitor: Visitor
+    affiliate: str
+    params: dict[str, str]
+    hit_id: str
+    seq: int
+    time_us: int
+
+
+class Case(Asked):
+    """The triggers before one event, in turn: what the stages look at, and what of it has to be written."""
+
+    __slots__ = (
+        "affiliate", "caps", "event", "firing", "hit_id", "not_fired", "once", "params", "prefix", "rulebook", "seq",
+        "state", "time_us", "trigger", "visitor",
+    )  # fmt: skip
+
+    state: State
+    rulebook: Rulebook
+    prefix: str
+    trigger: Trigger
+    firing: list[Trigger]
     not_fired: dict[str, str]
     once: list[str]
     caps: list[str]
 
 
-NOTHING_ASKED = Decision([], {}, [], [])  # of an event without triggers; never written to
-
-
-class Case(msgspec.Struct, gc=False):
-    """The triggers before one event, in turn: what the stages look at. once, caps: what they note for the decision."""
-
-    trigger: Trigger
-    facts: Facts
-    state: State
-    rulebook: Rulebook
-    prefix: str
-    once: list[str]
-    caps: list[str]
-
-
 def _active(case: Case) -> bool:
-    trigger, now_us = case.trigger, case.facts.time_us
+    trigger, now_us = case.trigger, case.time_us
     return not trigger.paused and trigger.from_us <= now_us < trigger.until_us
 
 
 def _has_recipient(case: Case) -> bool:
-    return case.facts.affiliate in case.rulebook.affiliates
+    return case.affiliate in case.rulebook.affiliates
 
 
 def _steps_done(case: Case) -> bool:
-    trigger, facts = case.trigger, case.facts
-    oldest_us = facts.time_us - trigger.within_us if trigger.within_us else None
-    return steps_done(facts.visitor.history, trigger.after, oldest_us)
+    trigger = case.trigger
+    oldest_us = case.time_us - trigger.within_us if trigger.within_us else None
+    return steps_done(case.visitor.history, trigger.after, oldest_us)
 
 
 def steps_done(history: list[tuple[int, int, str]], steps: tuple[str, ...], oldest_us: int | None) -> bool:
@@ -144,11 +152,11 @@ def steps_done(history: list[tuple[int, int, str]], steps: tuple[str, ...], olde
 
 def _condition_holds(case: Case) -> bool:
     condition = case.trigger.when
-    return condition is None or condition.predicate(case.facts)
+    return condition is None or condition.predicate(case)
 
 
 def _sampled(case: Case) -> bool:
-    return sample_bucket(case.trigger.name, case.facts.visitor.id) >= case.trigger.sample * 100
+    return sample_bucket(case.trigger.name, case.visitor.id) >= case.trigger.sample * 100
 
 
 def sample_bucket(trigger: str, visitor: str) -> int:
@@ -158,7 +166,7 @@ def sample_bucket(trigger: str, visitor: str) -> int:
 
 
 def _first_time(case: Case) -> bool:
-    if case.trigger.name in case.facts.visitor.once:
+    if case.trigger.name in case.visitor.once:
         return False
     case.once.append(case.trigger.name)
     return True
@@ -168,7 +176,7 @@ def _under_cap(case: Case) -> bool:
     cap = case.trigger.cap
     if cap is None:
         return True
-    key = cap_key(case.trigger, cap, case.facts, case.prefix)
+    key = cap_key(case.trigger, cap, case, case.prefix)
     case.caps.append(key)
     return case.state.caps.get(key, 0) < cap.count
 
@@ -176,7 +184,7 @@ def _under_cap(case: Case) -> bool:
 _PERIOD_LENGTH = {"hour": 13, "day": 10, "month": 7, "total": 0}  # of the ISO time in front
 
 
-def cap_key(trigger: Trigger, cap: Cap, facts: Facts, prefix: str) -> str:
+def cap_key(trigger: Trigger, cap: Cap, facts: Asked, prefix: str) -> str:
     """What a cap counts by: trigger, affiliate (if per affiliate) and period in UTC."""
     period = iso_time(facts.time_us)[: _PERIOD_LENGTH[cap.every]]
     return f"{prefix}{trigger.name}\x1f{facts.affiliate if cap.per == 'affiliate' else ''}\x1f{period}"
@@ -209,27 +217,21 @@ STAGES: tuple[tuple[Stage, Callable[[Case], bool]], ...] = (
 _PASSES = {stage.value: passes for stage, passes in STAGES}
 
 
-def decide(facts: Facts, state: State, rulebook: Rulebook, prefix: str) -> Decision:
-    """Ask every trigger on this event, in the order of the rulebook. Writes nothing."""
-    event = facts.event
-    asked = rulebook.asked.get((event.client, event.name))
-    if asked is None:
-        return NOTHING_ASKED
-    case = Case(asked[0][0], facts, state, rulebook, prefix, [], [])
-    fired: list[Trigger] = []
-    not_fired: dict[str, str] = {}
-    for trigger, stages in asked:
+def decide(case: Case) -> None:
+    """Ask every trigger on this event, in the order of the rulebook. Writes nothing but into the case."""
+    case.firing, case.not_fired, case.once, case.caps = [], {}, [], []
+    event = case.event
+    for trigger, stages in case.rulebook.asked.get((event.client, event.name), ()):
         case.trigger = trigger
         for stage in stages:
             if not _PASSES[stage](case):
-                not_fired[trigger.name] = stage
+                case.not_fired[trigger.name] = stage
                 break
         else:
-            fired.append(trigger)
-    return Decision(fired, not_fired, case.once, case.caps)
+            case.firing.append(trigger)
 
 
-def payout_of(payout: Payout | None, facts: Facts) -> tuple[str, str]:
+def payout_of(payout: Payout | None, facts: Asked) -> tuple[str, str]:
     """Payout and currency of a firing as texts, rounded half even to the currency's places; ("", "") if there is none."""
     if payout is None:
         return "", ""

@@ -116,9 +116,8 @@ def identifier_keys(prefix: str, fields: dict[str, str]) -> list[str]:
     """Keys of the identifiers that an event brings, strongest first."""
     keys = []
     for kind, stem in _stems(prefix):
-        value = fields.get(kind)
-        if value is not None:
-            keys.append(stem + value)
+        if kind in fields:
+            keys.append(stem + fields[kind])
     return keys
 
 
