@@ -11,7 +11,7 @@ import pytest
 import service.engine
 from service.engine import STEPS, PostbackState, Reason, Stage, Verdict
 from service.engine.conditions import COMPARE, GRAMMAR, compile_condition
-from service.engine.explain import REMEDIES
+from service.engine.explain_request import REMEDIES
 from service.engine.lint import RULES
 from service.engine.mails import EMAIL_KEYS
 from service.engine.model import RESERVED

@@ -50,7 +50,10 @@ def tell_postback(postback: Postback, trigger: Trigger, work: Work, trail: Trail
     template = _template(postback, trigger, work)
     names = [] if template is None else _asked(template, postback)
     values = tuple(_value(name, macro, postback, trigger, work, trail) for name, macro in names)
-    request = f"{postback.verb} {postback.url}".strip()
+    if trail.private:
+        values = tuple(msgspec.structs.replace(v, value=v.value and trail.shown(v.name, v.value)) for v in values)
+    hidden = trail.private and not postback.recipient.startswith("affiliate:")  # where it calls is the client's matter
+    request = "" if hidden else f"{postback.verb} {postback.url}".strip()
     return PostbackStory(
         postback.id, trigger.name, postback.recipient, postback.state, request,
         _says(postback, template), values,
@@ -88,7 +91,7 @@ def _says(postback: Postback, template: Webhook | None) -> str:
 def _value(
     name: str, macro: Macro | None, postback: Postback, trigger: Trigger, work: Work, trail: Trail
 ) -> Value:  # fmt: skip
-    made = _made(name, postback, trigger, work)
+    made = _made(name, postback, trigger, work, trail)
     if made is not None:
         return Value(name, *made)
     value = work.value(name)
@@ -98,10 +101,10 @@ def _value(
     return _brought(name, value, work, trail)
 
 
-def _made(name: str, postback: Postback, trigger: Trigger, work: Work) -> tuple[str | None, str] | None:
+def _made(name: str, postback: Postback, trigger: Trigger, work: Work, trail: Trail) -> tuple[str | None, str] | None:
     """A value that the engine makes, None for all others."""
     if name == "payout":
-        worth = payout_in_words(trigger, work)
+        worth = payout_in_words(trigger, work, trail)
         return (
             postback.payout or None,
             worth.strip(" ()").replace("fixed", "fixed in the rulebook") if postback.payout else _unpaid(trigger),

@@ -24,27 +24,27 @@ def tell_firing(trigger: Trigger, firing: Firing, work: Work, trail: Trail) -> s
     if trigger.after:
         found = _latest(work, trigger.after)
         because = f" after {listed(trail.event(seq, work.plan.visitor) for seq, _, _ in found)}" if found else ""
-    return f"fired{because}{_worth(trigger, firing, work)}."
+    return f"fired{because}{_worth(trigger, firing, work, trail)}."
 
 
-def _worth(trigger: Trigger, firing: Firing, work: Work) -> str:
+def _worth(trigger: Trigger, firing: Firing, work: Work, trail: Trail) -> str:
     payout = trigger.payout
     if payout is None:
         return ""
     if not firing.payout:
         base = work.value(payout.of)
-        what = f"{payout.of} is {f'no number ({base})' if base else 'missing'}"
+        what = f"{payout.of} is {f'no number ({trail.shown(payout.of, base)})' if base else 'missing'}"
         currency = "" if base is None or not NUMBER.match(base) else "there is no currency"
         return f", and is worth nothing that can be said: {currency or what}"
-    return f", worth {firing.payout} {firing.currency}{payout_in_words(trigger, work)}"
+    return f", worth {firing.payout} {firing.currency}{payout_in_words(trigger, work, trail)}"
 
 
-def payout_in_words(trigger: Trigger, work: Work) -> str:
+def payout_in_words(trigger: Trigger, work: Work, trail: Trail) -> str:
     """`: 25 % of amount 50.00`, or that it is fixed."""
     payout = trigger.payout
     if payout is None or payout.fixed is not None:
         return " (fixed)" if payout is not None else ""
-    return f" ({number(payout.percent)} % of {payout.of} {work.value(payout.of)})"
+    return f" ({number(payout.percent)} % of {payout.of} {trail.shown(payout.of, work.value(payout.of) or '')})"
 
 
 def tell_stop(trigger: Trigger, stage: str, work: Work, trail: Trail) -> str:
@@ -109,23 +109,23 @@ def _latest(work: Work, steps: tuple[str, ...]) -> list[tuple[int, int, str]]:
     return found[::-1] if len(found) == len(steps) else []
 
 
-def _condition(trigger: Trigger, work: Work, _: Trail) -> str:
+def _condition(trigger: Trigger, work: Work, trail: Trail) -> str:
     assert trigger.when is not None
-    blamed = list(dict.fromkeys(_blame(syntax(trigger.when.text), True, work)))
+    blamed = list(dict.fromkeys(_blame(syntax(trigger.when.text), True, work, trail)))
     return f"its condition does not hold: {'; '.join(blamed)}"
 
 
-def _blame(node: Node, wanted: bool, work: Work) -> Iterator[str]:
+def _blame(node: Node, wanted: bool, work: Work, trail: Trail) -> Iterator[str]:
     """The tests because of which a part of a condition is not what it should be, each with its values."""
     if _holds(node, work) == wanted:
         return
     if node[0] in ("either", "both"):
         for child in node[1:]:
-            yield from _blame(child, wanted, work)
+            yield from _blame(child, wanted, work, trail)
     elif node[0] == "inverse":
-        yield from _blame(node[1], not wanted, work)
+        yield from _blame(node[1], not wanted, work, trail)
     else:
-        yield _test(node, wanted, work)
+        yield _test(node, wanted, work, trail)
 
 
 def _holds(node: Node, work: Work) -> bool:
@@ -133,7 +133,9 @@ def _holds(node: Node, work: Work) -> bool:
     return compile_condition(as_written(node))(work)
 
 
-def _test(node: Node, wanted: bool, work: Work) -> str:
+def _test(node: Node, wanted: bool, work: Work, trail: Trail) -> str:
+    if any(trail.hides(name) for name in compile_condition(as_written(node)).names):
+        return "a test of a private value is " + ("false" if wanted else "true")
     asked = f"{as_written(node)} is {'false' if wanted else 'true'}"
     if node[0] == "exists":
         return f"{asked} ({node[1]} is {'missing' if wanted else work.value(node[1])})"

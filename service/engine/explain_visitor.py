@@ -20,15 +20,15 @@ def tell_visitor(work: Work, trail: Trail) -> Iterator[str]:
     if plan.new and work.event.fields.get("click_id") == work.hit.id and len(keys) == 1:
         yield f"Visitor {plan.visitor.id}, new: a click without an identifier known before."
     elif plan.new:
-        yield f"Visitor {plan.visitor.id}, new: nobody was known by {listed(map(_named, keys))}."
+        yield f"Visitor {plan.visitor.id}, new: nobody was known by {listed(_named(key, trail) for key in keys)}."
     else:
-        yield f"Visitor {plan.visitor.id}, {_recognised(work, keys)}."
+        yield f"Visitor {plan.visitor.id}, {_recognised(work, keys, trail)}."
         yield _past(_before(work), work)
-    yield from _joined(work)
-    yield from _left_apart(work, keys)
-    yield from _forgotten(work, keys)
+    yield from _joined(work, trail)
+    yield from _left_apart(work, keys, trail)
+    yield from _forgotten(work, keys, trail)
     joined = "uid" in work.event.fields and work.state.owners.get(keys[0]) is None  # said with the recognition already
-    linked = [_named(key) for key in plan.link if key in keys and not (joined and key == keys[0])]
+    linked = [_named(key, trail) for key in plan.link if key in keys and not (joined and key == keys[0])]
     if linked and not plan.new:
         yield f"From this hit on {listed(linked)} {'is' if len(linked) == 1 else 'are'} known as this visitor's too."
 
@@ -37,19 +37,18 @@ def _before(work: Work) -> Visitor:
     return work.state.visitors.get(work.plan.visitor.id, work.plan.visitor)
 
 
-def _named(key: str) -> str:
+def _named(key: str, trail: Trail) -> str:
     """An identifier of a key in words: `uid "anna"`."""
     kind, value = key.split("\x1f", 3)[2:]
-    return f'{kind} "{value}"'
+    return f'{kind} "{trail.shown(kind, value)}"'
 
 
-def _recognised(work: Work, keys: list[str]) -> str:
+def _recognised(work: Work, keys: list[str], trail: Trail) -> str:
     by = next(key for key in keys if work.state.owners.get(key) == work.plan.visitor.id)
     if keys[0] != by and work.event.fields.get("uid"):
-        return (
-            f"known by {_named(by)}; {_named(keys[0])} is new, and this visitor had no uid yet, so both are one person"
-        )
-    return f"known by {_named(by)}"
+        new = _named(keys[0], trail)
+        return f"known by {_named(by, trail)}; {new} is new, and this visitor had no uid yet, so both are one person"
+    return f"known by {_named(by, trail)}"
 
 
 def _past(visitor: Visitor, work: Work) -> str:
@@ -61,32 +60,35 @@ def _past(visitor: Visitor, work: Work) -> str:
     return f"Known since {moment(first_us)}, last seen {away} before; earlier events: {counts}."
 
 
-def _joined(work: Work) -> Iterator[str]:
+def _joined(work: Work, trail: Trail) -> Iterator[str]:
     for visitor_id in work.plan.absorbed:
         other = work.state.visitors[visitor_id]
-        known = listed(_named(key) for key in other.identifiers if key.count("\x1f") >= 3 and "minted" not in key)
+        known = listed(
+            _named(key, trail) for key in other.identifiers if key.count("\x1f") >= 3 and "minted" not in key
+        )
         yield (
             f"Visitor {visitor_id}, known by {known}, turned out to be the same person: "
             f"{plural(len(other.history), 'event')} and {plural(len(other.params), 'remembered parameter')} count here now."
         )
 
 
-def _left_apart(work: Work, keys: list[str]) -> Iterator[str]:
+def _left_apart(work: Work, keys: list[str], trail: Trail) -> Iterator[str]:
     for key in keys:
         owner = work.state.visitors.get(work.state.owners.get(key, ""))
         if owner is not None and owner.id in work.plan.conflicts:
+            uid = trail.shown("uid", owner.uid)
             yield (
-                f'{_named(key)} belongs to another person: visitor {owner.id}, who has the uid "{owner.uid}". '
+                f'{_named(key, trail)} belongs to another person: visitor {owner.id}, who has the uid "{uid}". '
                 "Two uids never become one person, so nothing was taken from there."
             )
 
 
-def _forgotten(work: Work, keys: list[str]) -> Iterator[str]:
+def _forgotten(work: Work, keys: list[str], trail: Trail) -> Iterator[str]:
     for key in keys:
         owner = work.state.visitors.get(work.state.owners.get(key, ""))
         if owner is not None and owner.id in work.plan.forgotten:
             yield (
-                f"{_named(key)} was known as visitor {owner.id}, not seen for {span(work.time_us - owner.last_us)}: "
+                f"{_named(key, trail)} was known as visitor {owner.id}, not seen for {span(work.time_us - owner.last_us)}: "
                 f"forgotten, since client {work.client.name} remembers for {whole_span(work.client.remember_us)}."
             )
 

@@ -10,6 +10,7 @@ from service.engine.words import moment
 
 Place = tuple[str, int]  # hit id, log time in microseconds
 _USED = (Stage.CAP.value,)
+PRIVATE = "(private)"
 
 
 class Trail:
@@ -23,7 +24,16 @@ class Trail:
         self._held: dict[int, Place] = {}
         self._used: dict[str, dict[str, int]] = {}  # visitor -> trigger -> seq of the hit that reached `once`
         self._accepted: dict[tuple[str, bool, str, str], int] = {}
+        self.private: frozenset[str] = frozenset()  # names whose values the reader of the story may not see
         self.named: dict[str, str] = {}  # hit id -> what it is, for every hit that the story at hand names
+
+    def hides(self, name: str) -> bool:
+        """Whether the value of a name may not be seen, as `param.NAME`, `first.NAME` or `last.EVENT.NAME` neither."""
+        return bool(self.private) and (name in self.private or name.rpartition(".")[2] in self.private)
+
+    def shown(self, name: str, value: str) -> str:
+        """The value of a name as the reader may see it."""
+        return PRIVATE if self.hides(name) else value
 
     def note(self, outcome: Outcome) -> None:
         """Take in the next outcome."""

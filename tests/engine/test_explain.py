@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import re
 
+import msgspec
 import pytest
 
 from service.engine import EMPTY, Entry, Hit, Outcome, Reason, Rulebook, Stage, State, Verdict, process
-from service.engine.explain import REMEDIES, Story, explain
+from service.engine.explain import Story, explain
+from service.engine.explain_request import REMEDIES
 from service.engine.explain_triggers import STOPS
 from service.engine.trail import Trail
 from tests.engine import traffic
@@ -186,3 +189,79 @@ def test_a_story_agrees_with_the_outcome_and_leaves_the_state_alone(seed: int) -
         assert [(p.id, p.state) for p in story.postbacks] == [(p.id, p.state) for p in outcome.postbacks]
         for line in story.lines:
             assert "None" not in line, line
+
+
+# for an affiliate
+
+GUARDED = CLIENT.replace('private = ["email"]', 'private = ["email", "txid", "amount"]')
+
+
+def told_to_affiliate(lines: list[str]) -> tuple[list[str], list[str]]:
+    """The stories of the same hits as told to the client, and to an affiliate, as their JSON."""
+    rule = (
+        'to = ["client", "affiliate"]\nwhen = \'email != "boss@secret.example" and amount > 30\'\n'
+        'payout = { percent = "10", of = "amount", currency = "EUR" }\nonce = "visitor"'
+    )
+    rulebook = book(
+        rule, client=GUARDED.replace("/et", "/et?m={email}&h={first.email|sha256}&t={last.sale.txid}&u={uid}")
+    )
+    world, told = World(rulebook), ([], [])
+    trail = Trail()
+    for line in lines:
+        event, *pairs = line.split(" ")
+        sent = hit("&".join([f"client=acme&event={event}", *pairs]), number=world.seq + 1)
+        now = entry(
+            world.seq + 1, msgspec.structs.replace(sent, address="198.51.100.7"), START_US + world.seq * SECOND_US
+        )
+        for stories, affiliate in zip(told, (False, True), strict=True):
+            story = explain(now, world.state, rulebook, trail, for_affiliate=affiliate)
+            stories.append(msgspec.json.encode([msgspec.to_builtins(story), story.lines]).decode())
+        trail.note(process(now, world.state, rulebook))
+        world.seq += 1
+    return told
+
+
+PRIVATE_LINES = [
+    "login tag_id=t uid=anna-7 email=anna@secret.example",
+    "sale uid=anna-7 affiliate=bestodds email=boss@secret.example amount=77.25",  # the condition on a private value
+    "sale uid=anna-7 affiliate=bestodds e%6Dail=anna%40secret.example amount=77.25 txid=secret-1 sub1=shown",
+    "sale uid=anna-7 affiliate=bestodds amount=77.25 txid=secret-1",  # a duplicate
+    "sale uid=anna-7 affiliate=bestodds payout=77.25 txid=secret-2",  # once used up, amount under its alias
+    "login customer=bert-8 tag_id=t",  # a conflict, the uid under its alias
+    "login tag_id=u",
+    "login uid=carl-9 tag_id=u",  # an unknown uid becomes the visitor's
+    "sale uid=anna-7 amount=77.25secret",
+    "sale uid=anna-7 email=%FFsecret.example",
+    "sale uid=anna-7&client=nobody email=anna@secret.example",
+]
+
+
+def test_a_story_for_an_affiliate_holds_nothing_that_is_private_to_the_client() -> None:
+    whole, masked = told_to_affiliate(PRIVATE_LINES)
+    private = ["secret", "anna", "bert", "carl", "boss", "77.25", "198.51.100.7", "acme.example"]
+    # given that the client is told all of it
+    assert [one for one in private if not any(one in story for story in whole)] == []
+    # then no story for an affiliate holds any of it
+    assert [(one, story) for story in masked for one in private if one in story] == []
+
+
+def test_a_story_for_an_affiliate_says_what_happened_all_the_same() -> None:
+    _, masked = told_to_affiliate(PRIVATE_LINES)
+    assert "a test of a private value is false" in masked[1]
+    assert "email (private), sub1 shown" in masked[2]
+    assert "https://bestodds.example/pb?s=shown&e=sale" in masked[2]
+    assert "To client acme: promised" in masked[2]
+    assert "has the same txid (private) and was accepted" in masked[3]
+    assert "it fires once per visitor" in masked[4]
+    assert "Rejected (invalid_amount)." in masked[8]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_hit_of_a_log_tells_an_affiliate_a_private_value(seed: int) -> None:
+    # given uids and mail addresses that nothing else in the log looks like
+    state, trail = State(), Trail()
+    for one in traffic.log(seed, 200):
+        story = explain(one, state, traffic.RULEBOOK, trail, for_affiliate=True)
+        text = msgspec.json.encode([msgspec.to_builtins(story), story.lines]).decode()
+        assert not re.search(r"x\.example|uid[ =:\"\\]+u[0-9]", text.replace("clickhub.example", "")), text
+        trail.note(process(one, state, traffic.RULEBOOK))
