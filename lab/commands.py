@@ -275,12 +275,22 @@ def _print_verification(verification: Verification) -> None:
 @_LOG
 @click.argument("hit_id")
 @_RULES
+@click.option(
+    "--for",
+    "reader",
+    type=click.Choice(["client", "affiliate"]),
+    default="client",
+    show_default=True,
+    help="affiliate: without what is private to the client, to be mailed to an affiliate.",
+)
 @_JSON
 @one_line_errors
-def explain_command(log: Path, hit_id: str, rules: Path | None, as_json: bool) -> None:
+def explain_command(log: Path, hit_id: str, rules: Path | None, reader: str, as_json: bool) -> None:
     """Say what became of the hit HIT_ID of LOG (a folder of tables), and why."""
     with progress("replaying what came before") as report:
-        explanation: Explanation = explain_hit(lab.open(log), hit_id, rules, report)
+        explanation: Explanation = explain_hit(
+            lab.open(log), hit_id, rules, report, for_affiliate=reader == "affiliate"
+        )
     if as_json:
         _print_json({"hit_id": explanation.hit_id, "lines": list(explanation.lines), "notes": list(explanation.notes),
                      "story": msgspec.to_builtins(explanation.story), "decision": explanation.decision,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+_PLACE = ("hit_id", "time", "partition", "epoch", "seq")
 _REPORT_EVERY = 1_000  # hits between two calls of `progress`
 _COMPARED = ("verdict", "reason", "client", "event", "affiliate", "visitor", "test", "fired", "not_fired")
 
@@ -54,7 +55,7 @@ class Explanation(msgspec.Struct, frozen=True):
 
     lines: sentences and indented details, for a person. story: the same in parts, see service/engine/explain.py; None where
     the hit cannot be decided again. notes: what makes the story less than certain. hit, decision, postbacks, attempts: the
-    rows of the tables; decision is None where the hit has none.
+    rows of the tables; decision is None where the hit has none. For an affiliate only the rows of its own postbacks.
     """
 
     hit_id: str
@@ -75,12 +76,15 @@ class Explanation(msgspec.Struct, frozen=True):
         return html_block(self.lines[0], body)
 
 
-def explain(log: Log, hit_id: str, rules: Rules = None, progress: Progress | None = None) -> Explanation:
+def explain(
+    log: Log, hit_id: str, rules: Rules = None, progress: Progress | None = None, *, for_affiliate: bool = False
+) -> Explanation:
     """Tell the story of a hit.
 
     The hits of its partition before it are replayed, so that the visitor is known as it was then. rules: None for the
     rulebooks of the log; or one for all of it, to see what another rulebook would have made of the hit. progress: called
-    with (hits done, hits in all). Raises LabError if the log holds no such hit, RulebookError for broken rules.
+    with (hits done, hits in all). for_affiliate: without what is private to the client. Raises LabError if the log holds no
+    such hit (for an affiliate also without the rulebook, which says what is private), RulebookError for broken rules.
     """
     hit, pinned = find_hit(log, hit_id), rulebook_of(rules)
     mine = pl.col("hit_id") == hit["hit_id"]
@@ -89,17 +93,27 @@ def explain(log: Log, hit_id: str, rules: Rules = None, progress: Progress | Non
     promised = [row["postback_id"] for row in postbacks]
     tried = log.attempts.filter(pl.col("postback_id").is_in(promised)).sort("postback_id", "number").collect()
     attempts = tuple(tried.to_dicts())
+    if for_affiliate:
+        postbacks = tuple(row for row in postbacks if row["recipient"].startswith("affiliate:"))
+        attempts = tuple(row for row in attempts if row["postback_id"] in {one["postback_id"] for one in postbacks})
+    shown = {name: hit[name] for name in _PLACE} if for_affiliate else hit
     try:
-        told = Before(log, hit, pinned).tell(progress)
+        told = Before(log, hit, pinned).tell(progress, for_affiliate)
     except LabError as error:
+        if for_affiliate:  # without the rulebook nobody knows what is private
+            raise
         lines = (*_stored(hit, decision), f"note: {error}")
         return Explanation(hit["hit_id"], lines, None, (str(error),), hit, decision, postbacks, attempts)
     story, outcome, by, warnings = told
-    notes = (*warnings, *_differs(decision, outcome, hit, pinned))
-    sent = story.postbacks if pinned is None else ()
+    notes = () if for_affiliate else (*warnings, *_differs(decision, outcome, hit, pinned))
+    sent = [
+        p for p in story.postbacks if pinned is None and (not for_affiliate or p.recipient.startswith("affiliate:"))
+    ]
     became = {p.id: tuple(_became(p.id, p.state, postbacks, attempts, decision)) for p in sent}
     lines = (*explain_lines(story, became), f"{by} In the log: {place_of(hit)}.", *(f"note: {note}" for note in notes))
-    return Explanation(hit["hit_id"], lines, story, notes, hit, decision, postbacks, attempts)
+    return Explanation(
+        hit["hit_id"], lines, story, notes, shown, None if for_affiliate else decision, postbacks, attempts
+    )
 
 
 def find_hit(log: Log, hit_id: str) -> Row:
@@ -122,7 +136,9 @@ class Before:
         self._partition, self._seq = hit["partition"], hit["seq"]
         self._pinned = pinned
 
-    def tell(self, progress: Progress | None) -> tuple[Story, Outcome, str, tuple[str, ...]]:
+    def tell(
+        self, progress: Progress | None, for_affiliate: bool = False
+    ) -> tuple[Story, Outcome, str, tuple[str, ...]]:
         """The story, the outcome, a sentence about the rulebook in force, and what was odd on the way."""
         library, stream, state = Library(self._log), Stream(self._log, self._partition), State()
         trail = Trail(lru_cache(maxsize=None)(self._place))
@@ -136,7 +152,7 @@ class Before:
                 trail.note(process(entry, state, current))
                 self._report(entry, progress)
             else:
-                story = tell(entry, state, current, trail)
+                story = tell(entry, state, current, trail, for_affiliate=for_affiliate)
                 by = _decided_by(current, self._pinned is not None, since)
                 return story, process(entry, state, current), by, tuple(stream.warnings)
         raise LabError(f"entry {self._seq} of partition {self._partition} is beyond the part of the log that is whole")

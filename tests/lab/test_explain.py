@@ -292,6 +292,19 @@ def test_json_holds_the_story_and_the_rows(past: Past, tables_of: Store) -> None
     }  # fmt: skip
 
 
+def test_for_an_affiliate_the_command_prints_no_private_value(past: Past, tables_of: Store) -> None:
+    # given a hit whose postback to the affiliate failed, of a visitor whose uid is private
+    outcome = recipient_fails(past)
+    root, uid = tables_of(past), outcome.fields["uid"]
+    assert uid in run("explain", root, outcome.hit_id, "--json").stdout
+    # then neither the story nor the JSON says who it was, and both say what became of the affiliate's postback
+    for more in ([], ["--json"]):
+        told = run("explain", root, outcome.hit_id, "--for", "affiliate", *more).stdout
+        assert uid not in told
+        assert "(private)" in told
+        assert "Try 1" in told
+
+
 def test_an_unknown_hit_is_one_line_and_status_2(past: Past, tables_of: Store) -> None:
     result = run("explain", tables_of(past), "abc")
     assert result.exit_code == 2
