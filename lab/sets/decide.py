@@ -23,7 +23,7 @@ from lab.sets.hard import decide as reference
 from lab.sets.letters import FIRINGS, LETTERS, Letters
 from lab.sets.past import Past
 from lab.sets.people import People, split
-from lab.sets.said import Names, read_said
+from lab.sets.said import Names, Said
 from lab.sets.session import Session
 from lab.sets.stages import REACHED, ask, over_cap
 from lab.sets.tell import tell
@@ -31,7 +31,7 @@ from lab.sets.unite import firings_of, letters_of, reached_whole, stop_capped, w
 from service.engine import Event, Rulebook, State, parse, process
 from service.engine.rulebook import Trigger
 
-BUCKET_HITS = 3_000_000  # of visitors that matter, in memory at the same time
+BUCKET_HITS = 1_500_000  # of visitors that matter, in memory at the same time
 
 
 class Decision(msgspec.Struct):
@@ -75,7 +75,8 @@ class _Road:
         sampled, earlier = set(check.places), self._earlier()
         whole = reference([one for one in entries if one[0] not in sampled], earlier, lift_caps(rulebook))
         self.asked_for = Asked(trigger for _, trigger in self.triggers)
-        pieces = [self._by_sets(some) for some in _buckets(views)]
+        said = Said(source, self.names, self.events, self.everything)
+        pieces = [self._by_sets(some, said.of(some)) for some in _buckets(views)]
         asked = pl.concat([piece.asked for piece in pieces])
         lost = over_cap(pl.concat([self._reached(asked), reached_whole(whole, rulebook)]), rulebook.triggers)
         letters, firings = self._written(pieces, whole, lost)
@@ -123,12 +124,9 @@ class _Road:
         )  # fmt: skip
         return split(people, rows)
 
-    def _by_sets(self, views: pl.DataFrame) -> _Piece:
+    def _by_sets(self, views: pl.DataFrame, said: pl.DataFrame) -> _Piece:
         """One bucket: what it was asked, and in a lean run what is posted."""
-        source, codes = self.source, self.source.names
-        heard = views.select("row").unique() if views["speaks"].all() is False else views.select("row")
-        heard = heard.with_columns(self.events[name].gather(heard["row"]) for name in ("ord", "slot", "link"))
-        said = read_said(source, self.names, heard, self.everything)
+        codes = self.source.names
         past = self._past(views, said)
         triggers = [trigger for _, trigger in self.triggers]
         finder = Finder(past, asked_hits(past, triggers, self.cids, codes), self.names, codes)

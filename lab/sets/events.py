@@ -96,8 +96,10 @@ class Source:
         return f"SELECT {columns} FROM ({heard}) AS h LEFT JOIN names ON h.event = names.name"
 
     def read_again(self, columns: str, heard: pl.DataFrame, custom: list[str]) -> str:
-        """The same over the hits in `heard` (ord, row, slot, link), which are known by now, and with p_0, p_1, ... for the
-        names of `custom`."""
+        """The same over the hits in `heard` (ord, row, slot, link), which are known by now.
+
+        custom: names whose values shall be p_0, p_1, ...
+        """
         session, reading = self.session, self.reading
         session.put("heard", heard)
         session.put("slots", reading.slots(custom))

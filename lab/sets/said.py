@@ -55,24 +55,33 @@ class Names:
         return events.select(mask).to_series().arg_true()
 
 
-def read_said(source: Source, names: Names, heard: pl.DataFrame, everything: bool) -> pl.DataFrame:
-    """`said` for the hits in `heard`: ord, row, slot and link."""
-    reading = source.reading
-    fields = ", ".join(f"{reading.field(name)} AS f_{name}" for name in FIELDS)
-    brought = f"CASE WHEN linked THEN {reading.sent('click_id')} END"
-    custom = ", ".join(
-        f"coalesce({brought}, {column}) AS {column}" if name == MADE else column
-        for name, column in names.columns.items()
-    )
-    whole = (
-        f", CAST(to_json({_custom_params(brought)}) AS VARCHAR) AS params, {reading.ignored()} AS ignored"
-        if everything
-        else ""
-    )
-    said = source.session.frame(
-        source.read_again(f'"row", hit_id, epoch, {fields}, {custom}{whole}', heard, names.custom)
-    )
-    return _with_parsed(source, names, heard, said) if source.parsed else said
+class Said:
+    """Reads `said` bucket by bucket: to scan the table again is quicker, and takes less memory, than to keep it all."""
+
+    def __init__(self, source: Source, names: Names, events: pl.DataFrame, everything: bool) -> None:
+        self._source = source
+        self._names = names
+        self._events = events
+        self._everything = everything
+
+    def of(self, views: pl.DataFrame) -> pl.DataFrame:
+        """`said` for the hits in these views."""
+        rows, events = views["row"].unique(), self._events
+        heard = pl.DataFrame({"row": rows, **{name: events[name].gather(rows) for name in ("ord", "slot", "link")}})
+        said = self._source.session.frame(self._read(heard))
+        return _with_parsed(self._source, self._names, heard, said) if self._source.parsed else said
+
+    def _read(self, heard: pl.DataFrame) -> str:
+        reading, names = self._source.reading, self._names
+        fields = ", ".join(f"{reading.field(name)} AS f_{name}" for name in FIELDS)
+        brought = f"CASE WHEN linked THEN {reading.sent('click_id')} END"
+        custom = ", ".join(
+            f"coalesce({brought}, {column}) AS {column}" if name == MADE else column
+            for name, column in names.columns.items()
+        )
+        params = f", CAST(to_json({_custom_params(brought)}) AS VARCHAR) AS params, {reading.ignored()} AS ignored"
+        columns = f'"row", hit_id, epoch, {fields}, {custom}{params if self._everything else ""}'
+        return self._source.read_again(columns, heard, names.custom)
 
 
 def _custom_params(brought: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
-MEMORY_GB = 3  # what DuckDB may take before it writes to disk; Polars and Python need the rest of 4
+MEMORY_GB = 1.5  # what DuckDB may take before it writes to disk; Polars and Python need the rest of 4
 THREADS = 2
 
 
@@ -24,6 +24,8 @@ class Session:
                 "memory_limit": f"{memory_gb}GB", "threads": threads, "temp_directory": self._folder.name,
             }
         )  # fmt: skip
+        # every join is written with the table to build on at its right; guessed sizes of Parquet files turned them round
+        self._connection.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
 
     def __enter__(self) -> Session:
         return self
