@@ -112,6 +112,8 @@ class Template(msgspec.Struct, frozen=True, gc=False):
 
     def fill(self, ask: Callable[[str], str | None]) -> Rendered:
         """Render with the values that `ask` gives for names."""
+        if not self.slots:
+            return Rendered("".join(self.frame))
         out = [*self.frame]
         missing: tuple[str, ...] = ()
         withheld = False
@@ -254,6 +256,7 @@ def _filter(name: str, written: str) -> dict[str, object]:
     raise TemplateError(f"{{{name}|{written}}}: the filters are raw, sha256, default:x and, for time, %Y-%m-%d")
 
 
+@lru_cache(maxsize=256)  # a firing asks for the time of its hit several times
 def iso_time(time_us: int) -> str:
     """2026-11-23T09:47:17.000000Z for microseconds since 1970, UTC."""
     time_s, micros = divmod(time_us, 1_000_000)
