@@ -183,7 +183,8 @@ def _pairs(own: pl.Series) -> pl.DataFrame:
     slow = [
         (row, *_decoded(query)) for row, query in pl.concat([again, rows.filter(odd).select("_row", "own")]).iter_rows()
     ]
-    schema: dict[str, Any] = {"_row": pl.UInt32, "keys": pl.List(pl.String), "values": pl.List(pl.String), "unsure": pl.Boolean}
+    texts = pl.List(pl.String)
+    schema: dict[str, Any] = {"_row": pl.UInt32, "keys": texts, "values": texts, "unsure": pl.Boolean}
     return pl.concat([plain.filter(~pl.col("twice")).drop("twice"), pl.DataFrame(slow, schema=schema, orient="row")])
 
 

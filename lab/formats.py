@@ -181,7 +181,8 @@ def parse_line(line: bytes, form: Format) -> ParsedLine | RejectedLine:
         protocol,
         0 if status == b"-" else int(status),
         0 if size == b"-" else int(size),
-        *([unescaped(field) for field in more] or ("", "")),
+        unescaped(more[0]) if more else "",
+        unescaped(more[1]) if more else "",
         host_name(_text(host)),
     )
 

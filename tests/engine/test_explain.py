@@ -205,7 +205,8 @@ def told_to_affiliate(lines: list[str]) -> tuple[list[str], list[str]]:
     rulebook = book(
         rule, client=GUARDED.replace("/et", "/et?m={email}&h={first.email|sha256}&t={last.sale.txid}&u={uid}")
     )
-    world, told = World(rulebook), ([], [])
+    world = World(rulebook)
+    told: tuple[list[str], list[str]] = [], []
     trail = Trail()
     for line in lines:
         event, *pairs = line.split(" ")

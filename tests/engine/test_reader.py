@@ -121,7 +121,8 @@ until = 1970-01-03T00:00:00
 
 def test_who_may_send_is_read() -> None:
     client = load(
-        '[client.a]\nsig_secret = ["env:A_SIG", "env:A_SIG_2"]\naddresses = ["203.0.113.7", "2001:DB8::/32"]\nbots = "reject"\n'
+        '[client.a]\nsig_secret = ["env:A_SIG", "env:A_SIG_2"]\naddresses = ["203.0.113.7", "2001:DB8::/32"]\n'
+        'bots = "reject"\n'
         'hosts = ["WWW.A.example", "::1"]\n'
     ).clients["a"]
     assert (client.sig_secret, client.addresses) == ("env:A_SIG env:A_SIG_2", ("203.0.113.7/32", "2001:db8::/32"))
@@ -199,7 +200,12 @@ def test_the_sample_rulebook_is_right() -> None:
         ),
         ('[client.a]\nlanding = "https://a.example/{clickid}"\n', 2, "client.a.landing", "did you mean 'click_id'?"),
         ('[client.a]\nlanding = "https://a.example/"\nhosts = ["b"]\n', 3, "client.a.hosts", "not among the hosts"),
-        ('[client.a]\nhosts = ["https://a.example"]\n', 2, "client.a.hosts", "is no host: write it as www.acme.example"),
+        (
+            '[client.a]\nhosts = ["https://a.example"]\n',
+            2,
+            "client.a.hosts",
+            "is no host: write it as www.acme.example",
+        ),
         ('[client.a]\nhosts = ["a.example:443"]\n', 2, "client.a.hosts", "without port or path"),
         ('[client.a]\nhosts = ["u@a.example"]\n', 2, "client.a.hosts", "is no host"),
         ('[client.a]\naddresses = ["203.0.113.1/24"]\n', 2, "client.a.addresses", "has host bits set; write networks"),

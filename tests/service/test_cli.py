@@ -74,10 +74,16 @@ ALL = sorted(commands(main))
 
 def test_the_commands_are_those_of_the_design() -> None:
     assert {names[0] for names in ALL} == {
-        "up", "demo", "web", "worker", "partner", "rules", "replay", "verify", "explain", "funnel", "import", "counts", "erase",
-        "lab",
+        "up", "demo", "web", "worker", "partner", "rules", "replay", "verify", "explain", "funnel", "import", "counts",
+        "erase", "postback", "lab",
     }  # fmt: skip
-    assert {names[1] for names in ALL if len(names) == 2} == {"check", "diff", "publish", "history"}
+    deeper = {
+        group: {names[1] for names in ALL if names[0] == group and len(names) == 2} for group in ("rules", "postback")
+    }
+    assert deeper == {
+        "rules": {"check", "diff", "publish", "history"},
+        "postback": {"resend", "test", "preview", "paused", "reopen"},
+    }
 
 
 @pytest.mark.parametrize("names", ALL, ids=" ".join)

@@ -44,8 +44,8 @@ def connection(settings: Settings) -> Iterator[redis.Redis]:
                 now_us = time.time_ns() // 1000
                 old = day_of(postback.time_us) < day_of(now_us - DAY_US)  # tried late, after its promise was dropped
                 one = Attempt(
-                    postback.id, 1, now_us if old else postback.time_us + 1, postback.recipient, postback.verb, postback.url,
-                    postback.body, {}, "delivered", 200, "", "", 5, "delivered",
+                    postback.id, 1, now_us if old else postback.time_us + 1, postback.recipient, postback.verb,
+                    postback.url, postback.body, {}, "delivered", 200, "", "", 5, "delivered",
                 )  # fmt: skip
                 opened.xadd(place.attempts, {"a": msgspec.msgpack.encode(one)}, id=f"1-{n}")
     Archiver(opened, settings.tables_path, settings.partitions, 20_000).round()
