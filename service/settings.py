@@ -80,9 +80,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Threads of a worker process: one per partition it may hold, and some for delivery and archive."""
     delivery_timeout_ms: int = 15_000
     """How long a recipient may take to answer."""
-    delivery_concurrency: int = 64
+    delivery_concurrency: int = 256
     """Calls under way at once in one worker process; those slower than a second take no place."""
-    recipient_concurrency: int = 16
+    recipient_concurrency: int = 32
     """Calls under way at once to one recipient in one worker process."""
     pause_failures: int = 20
     """Failures in a row after which a recipient is paused, if they lasted long enough."""

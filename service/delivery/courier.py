@@ -36,6 +36,8 @@ WAIT_FOR_ROOM_MS = 20  # while somebody waits in a room whose recipient can be c
 LOOK_EVERY_S = 0.1
 FOLLOW_EVERY_S = 1.0
 DRAIN_AT_ONCE = 16  # drawn out of one room in one turn
+GATHER_S = 0.008  # between two exchanges while there is little to do: each is an fsync, however much it carries
+LITTLE = 16  # calls begun in one round; more of them wait for nothing
 OPERATOR_KEEPS = 1_000
 
 
@@ -69,7 +71,7 @@ class Courier:
         self._seen: dict[str, str] = {}
         self._watch: asyncio.Task[None] | None = None
         self._rulebook: Rulebook = EMPTY
-        self._followed_s = self._looked_s = 0.0
+        self._followed_s = self._looked_s = self._exchanged_s = 0.0
         self._behind_us = 0  # how much the clock of this machine is behind that of Redis
 
     async def run(self, seconds: float) -> None:
@@ -103,13 +105,22 @@ class Courier:
     # one round
 
     async def _round(self) -> None:
+        await self._gather()
         taken = await self._exchange(self._shares.free())
         await self._begin(taken)
-        drawn = await self._drain()
-        if taken or drawn:
+        begun = len(taken) + await self._drain()
+        if begun >= LITTLE:
+            self._exchanged_s = 0.0
             await self._wait_for_an_answer(1)
-        else:
+        elif not begun:
             await self._wait(WAIT_FOR_ROOM_MS if self._callable_rooms() else WAIT_MS)
+
+    async def _gather(self) -> None:
+        """Let answers and new postbacks come together, but for the first after a pause."""
+        left_s = self._exchanged_s + GATHER_S - time.monotonic()
+        if left_s > 0:
+            await asyncio.sleep(left_s)
+        self._exchanged_s = time.monotonic()
 
     async def _exchange(self, limit: int) -> list[Taken]:
         """Record what has been answered since the last time, and take what is due."""

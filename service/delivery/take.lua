@@ -19,9 +19,14 @@ local function take(part, newest, most)
     if hand_out(out, part, keys, id, now, lease_us, ARGV[4]) then left = left - 1 end
   end
 end
+local parts = {} -- those with something due: most have nothing, and to ask them once is enough
+for part = 0, #KEYS / 5 - 1 do
+  local first = redis.call('ZRANGE', KEYS[part * 5 + 1], 0, 0, 'WITHSCORES')
+  if first[2] and tonumber(first[2]) <= now then table.insert(parts, part) end
+end
 local share, old = math.max(1, math.floor(left / 4)), math.floor(left / 2)
 for _, pass in ipairs({{true, share, old}, {false, share, 0}, {false, left, 0}}) do
-  for part = 0, #KEYS / 5 - 1 do
+  for _, part in ipairs(parts) do
     local most = math.min(pass[2], left - pass[3])
     if most > 0 then take(part, pass[1], most) end
   end

@@ -32,6 +32,7 @@ NOT_ITS_FAULT = (redis.RedisError, OSError, TableError, MemoryError)
 
 PAST_ENTRIES = 5_000  # read from the tables at a time
 HOUR_US = 3_600_000_000
+GATHER_S = 0.01  # between two small commits: each costs three round trips and an fsync, however much it carries
 MAX_TURN_S = 60.0  # then the actor makes room and wakes a successor, so that no time limit ever cuts it off
 
 
@@ -63,6 +64,7 @@ class Tracker:
         self._hold = Script(connection, "tracking/hold")
         self._fence = 0
         self._renewed_s = 0.0  # when the lease was last renewed; a commit does that too
+        self._committed_s = 0.0
         self._epoch = 0
         self._seq = 0
         self._rulebook: Rulebook = EMPTY
@@ -124,6 +126,7 @@ class Tracker:
 
     def _linger(self) -> list[Entry | Unreadable]:
         """Wait on the journal, renewing the lease, so that idle latency is paid once and not per hit."""
+        self._gather()
         deadline = time.monotonic() + self._settings.linger_ms / 1000
         a_part_ms = self._settings.lease_ms // 4
         while (left := deadline - time.monotonic()) > 0 and not self._stopping():
@@ -133,6 +136,10 @@ class Tracker:
             if entries:
                 return entries
         return []
+
+    def _gather(self) -> None:
+        """Let hits come together after a commit; the first after a pause waits for nothing."""
+        time.sleep(max(0.0, self._committed_s + GATHER_S - time.monotonic()))
 
     def _renew(self) -> None:
         self._renewed_s = time.monotonic()
@@ -250,6 +257,7 @@ class Tracker:
                 raise FencedError(str(error)) from None
             raise
         self._renewed_s = asked_s
+        self._committed_s = time.monotonic()
         self._epoch, self._seq, self._time_us = last.epoch, last.seq, last.time_us
 
     def _tell_pages(self, entries: Sequence[Entry]) -> None:
