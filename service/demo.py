@@ -54,7 +54,11 @@ FAIL = 0.02  # share of postbacks that the partner refuses once, so that retries
     show_default=True,
     help="Port of the partner; 0 takes a free one.",
 )
-@click.option("--kill", type=click.Choice(["worker", "web", "partner"]), help="SIGKILL this process half way through.")
+@click.option(
+    "--kill",
+    type=click.Choice(["worker", "web", "partner", "delivery", "archive"]),
+    help="SIGKILL this process half way through.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 @click.option("--exit", "leave", is_flag=True, help="End when everything was shown, instead of staying up.")
 @one_line_errors

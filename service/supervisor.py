@@ -1,4 +1,4 @@
-"""`backtrack up`: web, worker and the embedded Redis servers as children of one process, restarted when they end."""
+"""`backtrack up`: web, workers and the embedded Redis servers as children of one process, restarted when they end."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from service.servers import (
     start_server,
 )
 from service.settings import Settings, make_writable
+from service.wakeups import ARCHIVE, DELIVERY, TRACKING
 from service.web import check_listen
 
 log = logging.getLogger("backtrack.up")
@@ -40,6 +41,8 @@ STOP_TIMEOUT_S = 30.0
 CALM_S = 5.0  # a child that ran this long is restarted at once
 LOOK_EVERY_S = 0.05
 SERVERS = 0  # they are stopped last
+# one process for each kind of work: in one, they would wait for each other's turn at the interpreter
+WORKERS = {"worker": TRACKING, "delivery": DELIVERY, "archive": ARCHIVE}
 
 
 class Child(msgspec.Struct):
@@ -97,7 +100,8 @@ class Up:
         check_journal(settings.journal_url, settings.partitions).close()
         check_broker(settings.broker_url).close()
         self.add("web", [sys.executable, "-m", "service.cli", "web"], 3)
-        self.add("worker", [sys.executable, "-m", "service.cli", "worker"], 2)
+        for name, queue in WORKERS.items():
+            self.add(name, [sys.executable, "-m", "service.cli", "worker", "--queues", queue], 2)
 
     def _start_server(self, name: str, url: str, durable: bool) -> None:
         host, port = embedded_place(name, url)

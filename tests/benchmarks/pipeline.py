@@ -2,11 +2,11 @@
 
 `tracking_hits_per_s`: one worker process over a journal that holds HITS hits of three clients of the sample rulebook,
 from the first tenth decided to the last hit; the median of three fillings. `tracking_cpu_ms_per_1000`: processor
-milliseconds per 1,000 hits of worker and journal, on a shared machine the steadier figures. Then web, worker (all
-queues) and both servers run, and every hit fires one webhook. `idle_worker_share` is what the worker takes of a core
-while nothing happens. `at_200` and `at_1000` hold `p50_ms`, `p95_ms`, `p99_ms`, `max_ms` from the moment a request was
-due to the arrival of its webhook at the partner, `ack_p95_ms` to the answer of the intake, webhooks that were `missing`
-15 s after the last request, and the share of a core of each process.
+milliseconds per 1,000 hits of worker and journal, on a shared machine the steadier figures. Then web, the three
+workers of `backtrack up` and both servers run, and every hit fires one webhook. `idle_worker_share` is what the workers
+take of a core together while nothing happens. `at_200` and `at_1000` hold `p50_ms`, `p95_ms`, `p99_ms`, `max_ms` from
+the moment a request was due to the arrival of its webhook at the partner, `ack_p95_ms` to the answer of the intake,
+webhooks that were `missing` 15 s after the last request, and the share of a core of each process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from service import keys
 from service.servers import client, free_port
 from tests.benchmarks.live import filling, paced
 from tests.benchmarks.live.printing import parser, show
-from tests.benchmarks.live.stack import RULES, TRACKER, WEB, WORKER, Stack, run_json, stack
+from tests.benchmarks.live.stack import RULES, TRACKER, WEB, WORKERS, Stack, run_json, stack
 
 HITS = 60_000
 FILLINGS = 3
@@ -68,7 +68,7 @@ def _decided(running: Stack, wanted: int) -> tuple[float, int]:
 
 
 def latency(seconds: float) -> Figures:
-    """The whole road at every rate, and an idle worker before."""
+    """The whole road at every rate, and idle workers before."""
     partner_port = free_port()
     found: Figures = {}
     with (
@@ -76,7 +76,8 @@ def latency(seconds: float) -> Figures:
         stack(Path(folder), paced.rules(partner_port)) as running,
     ):
         running.start("web", WEB)
-        running.start("worker", WORKER)
+        for name, command in WORKERS.items():
+            running.start(name, command)
         running.wait_ready(running.settings.port)
         run_json(f"tests.benchmarks.live.paced {running.settings.port} {partner_port} 50 1")
         found["idle_worker_share"] = idle(running)
@@ -94,11 +95,11 @@ def latency(seconds: float) -> Figures:
 
 
 def idle(running: Stack) -> float:
-    """Share of a core that a worker takes when nothing is to be done, once its actors have given back what they held."""
+    """Share of a core that the workers take when nothing is to be done, once its actors have given back what they held."""
     time.sleep(running.settings.linger_ms / 1000 + 1)
-    before = running.cpu_s("worker")
+    before = sum(map(running.cpu_s, WORKERS))
     time.sleep(IDLE_S)
-    return round((running.cpu_s("worker") - before) / IDLE_S, 3)
+    return round((sum(map(running.cpu_s, WORKERS)) - before) / IDLE_S, 3)
 
 
 def measure(hits: int, seconds: float) -> Figures:

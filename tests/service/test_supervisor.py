@@ -122,8 +122,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def test_up_starts_everything_and_a_hit_goes_through(running: Running) -> None:
-    # given web, worker and two servers, each once
-    assert running.the("web") and running.the("worker")
+    # given web, a worker for each kind of work and two servers
+    assert all(map(running.the, ("web", "tracking", "delivery", "archive")))
     assert running.the(server(running.settings.journal_url)) and running.the(server(running.settings.broker_url))
     # when a hit comes
     running.hit()
@@ -131,7 +131,7 @@ def test_up_starts_everything_and_a_hit_goes_through(running: Running) -> None:
     until(running.all_done, "the hit to be archived")
 
 
-@pytest.mark.parametrize("role", ["worker", "web"])
+@pytest.mark.parametrize("role", ["tracking", "delivery", "archive", "web"])
 def test_what_is_killed_is_started_again_and_goes_on(running: Running, role: str) -> None:
     # given a process that is killed
     family = below(running.the(role))

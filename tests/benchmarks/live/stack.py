@@ -17,10 +17,12 @@ from service.processes import die_with_parent
 from service.rulebooks import publish
 from service.servers import check_journal, free_port, start_server
 from service.settings import Settings
+from service.wakeups import QUEUES
 
 RULES = Path(__file__).parents[3] / "datasets" / "rules.toml"
 WEB = "service.cli web"
 WORKER = "service.cli worker"
+WORKERS = {queue: f"service.cli worker --queues {queue}" for queue in QUEUES}  # as `backtrack up` has them
 TRACKER = "service.cli worker --queues tracking"
 NOOP = "tests.benchmarks.live.noop"
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
