@@ -1,6 +1,6 @@
 """The pure core: hits, state and a rulebook in, outcomes out. No I/O, no clock, no random, no environment.
 
-model        the values                     parse       bytes to an event
+model        the values                     decoding, parse   bytes to parameters, those to an event
 conditions   the language of `when`         grammar, meanings   its parser and what its operators mean
 templates    macros and filters             escaping    how a value is written where it stands
 rulebook     clients, affiliates, triggers  reader      a rulebook text to a rulebook, all problems at once

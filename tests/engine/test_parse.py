@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.engine import Event, Hit, Reason, Rejection, load, parse
+from service.engine.decoding import _decode_text
 from service.engine.parse import (
     MACRO,
     MAX_BODY_BYTES,
@@ -20,7 +21,6 @@ from service.engine.parse import (
     MAX_PARAMETERS,
     MAX_QUERY_BYTES,
     NUMBER,
-    _decode_text,
     parameters,
 )
 from service.engine.rulebook import NOT_AN_ID
