@@ -37,6 +37,8 @@ LOOK_EVERY_S = 0.1
 FOLLOW_EVERY_S = 1.0
 DRAIN_AT_ONCE = 16  # drawn out of one room in one turn
 GATHER_S = 0.008  # between two exchanges while there is little to do: each is an fsync, however much it carries
+TAKE_LIMIT = 256
+TAKE_LEAST = 32  # at once, however many of those before had to go to rooms: that costs two more round trips each way
 LITTLE = 16  # calls begun in one round; more of them wait for nothing
 OPERATOR_KEEPS = 1_000
 
@@ -72,6 +74,7 @@ class Courier:
         self._watch: asyncio.Task[None] | None = None
         self._rulebook: Rulebook = EMPTY
         self._followed_s = self._looked_s = self._exchanged_s = 0.0
+        self._take_most = TAKE_LEAST
         self._behind_us = 0  # how much the clock of this machine is behind that of Redis
 
     async def run(self, seconds: float) -> None:
@@ -106,8 +109,9 @@ class Courier:
 
     async def _round(self) -> None:
         await self._gather()
-        taken = await self._exchange(self._shares.free())
-        await self._begin(taken)
+        taken = await self._exchange(min(self._shares.free(), self._take_most))
+        untried = await self._begin(taken)
+        self._take_most = max(TAKE_LEAST, self._take_most // 2) if untried else min(self._take_most * 2, TAKE_LIMIT)
         begun = len(taken) + await self._drain()
         if begun >= LITTLE:
             self._exchanged_s = 0.0
@@ -143,8 +147,8 @@ class Courier:
         if any(taken.place is keys.OPERATOR for taken, _ in done):
             await self._redis.xtrim(keys.OPERATOR.attempts, OPERATOR_KEEPS, approximate=True)
 
-    async def _begin(self, taken: Sequence[Taken]) -> None:
-        """Start what may start; the rest waits in the rooms of its recipients."""
+    async def _begin(self, taken: Sequence[Taken]) -> int:
+        """Start what may start; the rest waits in the rooms of its recipients. Returns how many that are."""
         groups: dict[str, list[Taken]] = {}
         for one in taken:
             groups.setdefault(one.postback.recipient, []).append(one)
@@ -161,6 +165,7 @@ class Courier:
         if untried:
             await self._due.put_in_room(untried)
             self._health.waiting |= {one.postback.recipient for one in untried}
+        return len(untried)
 
     async def _drain(self) -> int:
         """Call for those who wait, as far as their recipients have room; probe who is paused. Returns how many."""
