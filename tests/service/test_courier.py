@@ -215,6 +215,19 @@ def test_a_hanging_recipient_with_a_backlog_does_not_keep_others_waiting(
     assert not thread.is_alive()
 
 
+def test_a_crowd_for_a_recipient_that_answers_at_once_hardly_goes_through_its_room(
+    quick: Settings, journal: redis.Redis, faults: Faults
+) -> None:
+    # given many more postbacks for one recipient than calls that it may get at once
+    promise(journal, *(faults.url("/fast") for _ in range(400)), recipient="affiliate:quick")
+    journal.config_resetstat()
+    # when they are delivered
+    deliver_until(quick, lambda: len(attempts_of(journal)) >= 400, "the deliveries")
+    # then only some of them were put away in between, which costs round trips: each is one SADD
+    stats: Any = journal.info("commandstats")
+    assert stats.get("cmdstat_sadd", {"calls": 0})["calls"] < 200
+
+
 def test_a_courier_that_is_told_to_stop_settles_what_is_under_way(
     quick: Settings, journal: redis.Redis, faults: Faults
 ) -> None:
