@@ -23,6 +23,7 @@ from lab.sets.hard import decide as reference
 from lab.sets.letters import FIRINGS, LETTERS, Letters
 from lab.sets.past import Past
 from lab.sets.people import People, split
+from lab.sets.reading import FIELDS
 from lab.sets.said import Names, Said
 from lab.sets.session import Session
 from lab.sets.stages import REACHED, ask, over_cap
@@ -31,7 +32,7 @@ from lab.sets.unite import firings_of, letters_of, reached_whole, stop_capped, w
 from service.engine import Event, Rulebook, State, parse, process
 from service.engine.rulebook import Trigger
 
-BUCKET_HITS = 1_500_000  # of visitors that matter, in memory at the same time
+BUCKET_HITS = 6_000_000  # of visitors that matter, in memory at the same time
 
 
 class Decision(msgspec.Struct):
@@ -75,8 +76,8 @@ class _Road:
         sampled, earlier = set(check.places), self._earlier()
         whole = reference([one for one in entries if one[0] not in sampled], earlier, lift_caps(rulebook))
         self.asked_for = Asked(trigger for _, trigger in self.triggers)
-        said = Said(source, self.names, self.events, self.everything)
-        pieces = [self._by_sets(some, said.of(some)) for some in _buckets(views)]
+        self.said = Said(source, self.names, self.events)
+        pieces = [self._by_sets(some) for some in _buckets(views)]
         asked = pl.concat([piece.asked for piece in pieces])
         lost = over_cap(pl.concat([self._reached(asked), reached_whole(whole, rulebook)]), rulebook.triggers)
         letters, firings = self._written(pieces, whole, lost)
@@ -124,10 +125,10 @@ class _Road:
         )  # fmt: skip
         return split(people, rows)
 
-    def _by_sets(self, views: pl.DataFrame, said: pl.DataFrame) -> _Piece:
+    def _by_sets(self, views: pl.DataFrame) -> _Piece:
         """One bucket: what it was asked, and in a lean run what is posted."""
         codes = self.source.names
-        past = self._past(views, said)
+        past = self._past(views)
         triggers = [trigger for _, trigger in self.triggers]
         finder = Finder(past, asked_hits(past, triggers, self.cids, codes), self.names, codes)
         facts = find_facts(finder, self.asked_for, self.rulebook)
@@ -138,17 +139,17 @@ class _Road:
         fired = fired.with_columns(ord=self.events["ord"].gather(fired["row"]))
         short = past.only(fired["view"])
         on = short.frame.select(pl.col("speaks") & pl.col("row").is_in(fired["row"].unique().implode())).to_series()
-        letters, firings = Letters(self.session, self.rulebook, Finder(short, on, self.names, codes)).write(fired)
+        letters, firings = Letters(self.session, self.rulebook, Finder(short, on, self.names, codes), self.said).write(
+            fired
+        )
         return _Piece(fired.select(asked.columns), None, letters, firings)
 
-    def _past(self, views: pl.DataFrame, said: pl.DataFrame) -> Past:
+    def _past(self, views: pl.DataFrame) -> Past:
         events, row = self.events, views["row"]
-        nowhere = pl.repeat(None, events.height, dtype=pl.UInt32, eager=True)
-        at = nowhere.scatter(said["row"], pl.int_range(said.height, dtype=pl.UInt32, eager=True))
+        told = ["hit_id", "epoch", "params", "ignored", *(f"f_{name}" for name in FIELDS), *self.names.columns.values()]
+        said = self.said.of(row, told if self.everything else self.asked_for.columns(self.names))
         columns = {name: events[name].gather(row) for name in ("ev", "cid", "t")}
-        return Past(
-            views.with_columns(counted=self.counted.gather(row), at=at.gather(row), **columns), said.drop("row")
-        )
+        return Past(views.with_columns(counted=self.counted.gather(row), **columns), said, self.said.brings)
 
     def _places(self, rows: pl.Series) -> pl.Series:
         return self.events["ord"].gather(rows)

@@ -9,7 +9,7 @@ import polars as pl
 from lab.sets.conditions import names_of
 from lab.sets.events import last_event
 from lab.sets.past import Past
-from lab.sets.said import Names
+from lab.sets.said import MADE, Names
 from service.engine.conditions import syntax
 from service.engine.model import RESERVED
 from service.engine.rulebook import Rulebook, Trigger
@@ -60,6 +60,20 @@ class Asked:
             return name
         return self.values.setdefault(name, f"v{len(self.values)}")
 
+    def columns(self, names: Names) -> list[str]:
+        """The columns of `said` that are picked for all this."""
+        found = {"f_affiliate", names.columns[MADE]} | ({"hit_id"} if self.visitor else set())
+        for name in self.values:
+            scope, _, rest = name.partition(".")
+            if name in RESERVED or scope == "last":
+                found.add(f"f_{name if name in RESERVED else rest.rpartition('.')[2]}")
+            elif name == "hit_id":
+                found.add(name)
+            else:
+                custom = rest if scope in ("param", "first") else name
+                found |= {names.columns[custom]} if custom in names.columns else set()
+        return sorted(found - {"f_client"})
+
     def done(self, trigger: Trigger) -> str:
         """Whether the steps of a trigger are done."""
         if not trigger.after:
@@ -91,6 +105,26 @@ class Finder:
         self._find_lasts(name for name in custom if name in self.names.columns and name not in RESERVED)
         return [self._value(name) for name in names]
 
+    def sources(self, wanted: Iterable[str]) -> pl.Series:
+        """Rows of `events` whose values `values` will pick for these names."""
+        names = list(wanted)
+        custom = [name.removeprefix("param.") for name in names]
+        self._find_lasts(name for name in custom if name in self.names.columns and name not in RESERVED)
+        found = [self.hits["i"], self.hits["start"], *self._lasts.values()]
+        for name in names:
+            scope, _, rest = name.partition(".")
+            if scope == "first" and rest in self.names.columns:
+                found.append(self._first_place(self.names.columns[rest]))
+            elif scope == "last" and last_event(name) in self._codes:
+                found.append(self._last_place(last_event(name)))
+        return self.past.frame["row"].gather(pl.concat(found).drop_nulls().unique())
+
+    def _first_place(self, column: str) -> pl.Series:
+        return self.past.first({column: self._counted & self.past.brings(column)}, self.where)[column]
+
+    def _last_place(self, event: str) -> pl.Series:
+        return self.past.last({"found": self.did(event)}, self.where)["found"]
+
     def _find_lasts(self, names: Iterable[str]) -> None:
         """Where each custom parameter was last said before."""
         columns = {self.names.columns[name] for name in names} - self._lasts.keys()
@@ -113,7 +147,7 @@ class Finder:
 
     def own(self, column: str) -> pl.Series:
         """What the hits themselves say in a column of `said`."""
-        return self.past.said[column].gather(self.hits["at"])
+        return self.past.pick(column, self.hits["i"])
 
     def _remembered(self, name: str) -> pl.Series:
         column = self.names.columns.get(name)
@@ -125,14 +159,12 @@ class Finder:
         column = self.names.columns.get(name)
         if column is None:
             return self._nothing()
-        found = self.past.first({column: self._counted & self.past.brings(column)}, self.where)[column]
-        return _either(self.past.pick(column, found), self.own(column))
+        return _either(self.past.pick(column, self._first_place(column)), self.own(column))
 
     def _last_of(self, event: str, field: str) -> pl.Series:
         if field not in RESERVED or event not in self._codes or field == "client":
             return self._nothing()
-        found = self.past.last({"found": self.did(event)}, self.where)["found"]
-        return self.past.pick(f"f_{field}", found)
+        return self.past.pick(f"f_{field}", self._last_place(event))
 
     def _nothing(self) -> pl.Series:
         return pl.repeat(None, self.hits.height, dtype=pl.String, eager=True)

@@ -11,7 +11,8 @@ from typing import Any
 import polars as pl
 
 from lab.sets.events import PLACE
-from lab.sets.facts import Finder, visitors
+from lab.sets.facts import Asked, Finder, visitors
+from lab.sets.said import Said
 from lab.sets.session import Session
 from lab.sets.spelling import JSON_FIELDS, OURS, Form, Spelling, full_name, verb
 from service.engine import Event, Visitor
@@ -38,13 +39,14 @@ FIRINGS: dict[str, Any] = {
 
 
 class Letters:
-    """Writes the postbacks of firings. finder: over the hits on which something fired."""
+    """Writes the postbacks of firings. finder: over the hits on which something fired. said: reads what they quote."""
 
-    def __init__(self, session: Session, rulebook: Rulebook, finder: Finder) -> None:
+    def __init__(self, session: Session, rulebook: Rulebook, finder: Finder, said: Said) -> None:
         self._session = session
         self._rulebook = rulebook
         self._clients = list(rulebook.clients.values())
         self._finder = finder
+        self._said = said
         self._forms: dict[tuple[str, frozenset[str]], Form] = {}
         self._columns: dict[str, str] = {}  # name -> column of the table `values`
 
@@ -123,10 +125,18 @@ class Letters:
             wanted |= {payout.of, "currency"} if payout is not None and payout.fixed is None else set()
         names = sorted({full_name(name) for name in wanted - {*OURS, "client", "event", "time"}})
         self._columns = {name: f"v{number}" for number, name in enumerate(names)}
+        self._finder.past.hears(self._said.of(self._finder.sources(names), self._quoted(names)))
         found = self._finder.values(names)
         made = [value.rename(column) for value, column in zip(found, self._columns.values(), strict=True)]
         fixed = [self._finder.own("hit_id").rename("hit_id"), visitors(self._finder).rename("visitor")]
         return pl.DataFrame([self._finder.hits["row"], *fixed, *made])
+
+    def _quoted(self, names: list[str]) -> list[str]:
+        """The columns of `said` that these names are picked from."""
+        asked = Asked(())
+        for name in names:
+            asked.value(name)
+        return sorted({"hit_id", *asked.columns(self._finder.names)})
 
     def _with_payouts(self, fired: pl.DataFrame, values: pl.DataFrame) -> pl.DataFrame:
         """The firings with payout and currency: each different sum is worked out once, by the engine."""

@@ -7,7 +7,7 @@ hit; windows of SQL cost a hundred times that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import polars as pl
 
@@ -15,22 +15,37 @@ _I = pl.col("i")
 
 
 class Past:
-    """Hits in views, sorted. frame: i (its place here), start (of its view), view, label, row, speaks, counted, ev, cid, t,
-    at (its row in `said`). said: see `lab.sets.said`."""
+    """Hits in views, sorted.
 
-    def __init__(self, frame: pl.DataFrame, said: pl.DataFrame) -> None:
+    frame: i (its place here), start (of its view), view, label, row, speaks, counted, ev, cid, t. said: see
+    `lab.sets.said`, of all hits whose values are asked for. patterns: for a column that is not in `said`, by row of
+    `events` whether it is brought.
+    """
+
+    def __init__(self, frame: pl.DataFrame, said: pl.DataFrame, patterns: Callable[[str], pl.Series]) -> None:
         new = (pl.col("view") != pl.col("view").shift(1)).fill_null(True)
         numbered = frame.lazy().with_columns(i=pl.int_range(pl.len(), dtype=pl.UInt32))
         self.frame = numbered.with_columns(start=pl.when(new).then(_I).forward_fill()).collect()
+        self._patterns = patterns
+        self.hears(said)
+
+    def hears(self, said: pl.DataFrame) -> None:
+        """Read values in this `said` from now on."""
         self.said = said
+        places = said.select("row").with_row_index("at")
+        joined = self.frame.select("row").join(places, on="row", how="left", maintain_order="left")
+        self._at = joined["at"]
 
     def only(self, views: pl.Series) -> Past:
         """The same with these views only."""
-        return Past(self.frame.drop("i", "start").filter(pl.col("view").is_in(views.unique().implode())), self.said)
+        frame = self.frame.drop("i", "start").filter(pl.col("view").is_in(views.unique().implode()))
+        return Past(frame, self.said, self._patterns)
 
     def brings(self, column: str) -> pl.Series:
-        """By hit, whether it says something in a column of `said`."""
-        return self.said[column].is_not_null().gather(self.frame["at"])
+        """By hit, whether it says something in a column."""
+        if column in self.said.columns:
+            return self.said[column].is_not_null().gather(self._at).fill_null(False)
+        return self._patterns(column).gather(self.frame["row"])
 
     def last(self, marks: Mapping[str, pl.Series], where: pl.Series) -> pl.DataFrame:
         """For the hits `where`: per mark the i of the last marked hit before, null if there is none in the view."""
@@ -67,7 +82,7 @@ class Past:
 
     def pick(self, column: str, i: pl.Series) -> pl.Series:
         """What the hits at these places say in a column of `said`; null for null."""
-        return self.said[column].gather(self.frame["at"].gather(i))
+        return self.said[column].gather(self._at.gather(i))
 
 
 def _inside(frame: pl.LazyFrame, names: Mapping[str, pl.Series] | list[str]) -> pl.LazyFrame:

@@ -1,13 +1,14 @@
-"""What hits said, for the hits that matter: a second scan of the table, because parameters are wide.
+"""What hits said, for the hits that matter: further scans of the table, because parameters are wide.
 
-`said` has a row per hit, in no order: row (of `events`), hit_id, epoch, f_NAME per reserved name (null if absent), p_0,
-p_1, ... per custom name of `Names`, and if every outcome is wanted `params` (all custom parameters as JSON) and `ignored`
-(an identifier that came may be none).
+`said` has a row per hit, in no order: row (of `events`) and columns such as hit_id, epoch, f_NAME per reserved name (null
+if absent), p_0, p_1, ... per custom name of `Names`, params (all custom parameters as JSON) and ignored (an identifier that
+came may be none). Facts ask for a few columns of many hits, postbacks for most columns of the few hits they quote.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -56,32 +57,44 @@ class Names:
 
 
 class Said:
-    """Reads `said` bucket by bucket: to scan the table again is quicker, and takes less memory, than to keep it all."""
+    """Reads `said`."""
 
-    def __init__(self, source: Source, names: Names, events: pl.DataFrame, everything: bool) -> None:
+    def __init__(self, source: Source, names: Names, events: pl.DataFrame) -> None:
         self._source = source
         self._names = names
         self._events = events
-        self._everything = everything
+        self._slots = source.reading.slots(names.custom)
 
-    def of(self, views: pl.DataFrame) -> pl.DataFrame:
-        """`said` for the hits in these views."""
-        rows, events = views["row"].unique(), self._events
+    def of(self, rows: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
+        """These columns for these rows of `events`."""
+        rows, events = rows.unique(), self._events
         heard = pl.DataFrame({"row": rows, **{name: events[name].gather(rows) for name in ("ord", "slot", "link")}})
-        said = self._source.session.frame(self._read(heard))
+        asked = ", ".join(f"{self._column(name)} AS {name}" for name in columns)
+        query = self._source.read_again(f'"row", {asked}', heard, self._names.custom)
+        said = self._source.session.frame(query)
         return _with_parsed(self._source, self._names, heard, said) if self._source.parsed else said
 
-    def _read(self, heard: pl.DataFrame) -> str:
-        reading, names = self._source.reading, self._names
-        fields = ", ".join(f"{reading.field(name)} AS f_{name}" for name in FIELDS)
-        brought = f"CASE WHEN linked THEN {reading.sent('click_id')} END"
-        custom = ", ".join(
-            f"coalesce({brought}, {column}) AS {column}" if name == MADE else column
-            for name, column in names.columns.items()
-        )
-        params = f", CAST(to_json({_custom_params(brought)}) AS VARCHAR) AS params, {reading.ignored()} AS ignored"
-        columns = f'"row", hit_id, epoch, {fields}, {custom}{params if self._everything else ""}'
-        return self._source.read_again(columns, heard, names.custom)
+    def brings(self, column: str) -> pl.Series:
+        """For every row of `events` whether it brings the custom name of a column, which its pattern tells."""
+        told = self._slots[column].is_not_null().gather(self._events["slot"]).fill_null(False)
+        name = next(name for name, mine in self._names.columns.items() if mine == column)
+        parsed = self._source.parsed.items()
+        own = [place for place, event in parsed if isinstance(event, Event) and name in event.params]
+        return told | self._events["ord"].is_in(own) if own else told
+
+    def _column(self, column: str) -> str:
+        reading = self._source.reading
+        if column.startswith("f_"):
+            return reading.field(column.removeprefix("f_"))
+        if column == self._names.columns[MADE]:
+            return f"coalesce({self._brought}, {column})"
+        if column == "params":
+            return f"CAST(to_json({_custom_params(self._brought)}) AS VARCHAR)"
+        return f"({reading.ignored()})" if column == "ignored" else column
+
+    @property
+    def _brought(self) -> str:
+        return f"CASE WHEN linked THEN {self._source.reading.sent('click_id')} END"
 
 
 def _custom_params(brought: str) -> str:
@@ -93,14 +106,14 @@ def _custom_params(brought: str) -> str:
 def _with_parsed(source: Source, names: Names, heard: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
     """The hits that the engine's parser read say what it found."""
     mine = heard.filter(pl.col("ord").is_in(list(source.parsed)))
-    known = said.select("row", "hit_id", "epoch").join(mine, on="row").unique("row")
+    known = said.join(mine.select("row", "ord"), on="row").unique("row")
     rows: list[dict[str, Any]] = []
-    for row, hit_id, epoch, place in known.select("row", "hit_id", "epoch", "ord").iter_rows():
-        event = source.parsed[place]
+    for row in known.iter_rows(named=True):
+        event = source.parsed[row.pop("ord")]
         if isinstance(event, Event):
-            made: dict[str, Any] = {"row": row, "hit_id": hit_id, "epoch": epoch, "ignored": bool(event.detail)}
-            made |= {f"f_{name}": event.fields.get(name) for name in FIELDS}
+            made: dict[str, Any] = {f"f_{name}": event.fields.get(name) for name in FIELDS}
             made |= {column: event.params.get(name) for name, column in names.columns.items()}
-            rows.append(made | {"params": msgspec.json.encode(event.params).decode()})
+            made |= {"ignored": bool(event.detail), "params": msgspec.json.encode(event.params).decode()}
+            rows.append({name: made.get(name, value) for name, value in row.items()})
     by_parser = pl.DataFrame(rows, said.schema)
     return pl.concat([said.join(by_parser, on="row", how="anti"), by_parser])
