@@ -165,14 +165,18 @@ def _panels(shown: pl.DataFrame, funnel: Funnel) -> Any:
 
 
 def _dressed(spec: Any, funnel: Funnel, left_out: int) -> Any:
-    """Title, subtitle and the quiet look."""
     more = f" {left_out} more in the frame." if left_out else ""
-    title = alt.TitleParams(
-        funnel.title, subtitle=f"{funnel.sentence}.{more}", anchor="start", color=INK, subtitleColor=INK, fontSize=14,
+    return dressed(spec, funnel.title, f"{funnel.sentence}.{more}")
+
+
+def dressed(spec: Any, title: str, subtitle: str) -> Any:
+    """A drawing with its title, its subtitle and the quiet look."""
+    heading = alt.TitleParams(
+        title, subtitle=subtitle, anchor="start", color=INK, subtitleColor=INK, fontSize=14,
         fontWeight=600, subtitleFontSize=12, subtitlePadding=4, offset=14,
     )  # fmt: skip
     return (
-        spec.properties(title=title, background="transparent", padding=10)
+        spec.properties(title=heading, background="transparent", padding=10)
         .configure(font=_FONT)
         .configure_view(strokeWidth=0, fill=None)
     )

@@ -1,40 +1,38 @@
-"""How visitors move through ordered steps, and where they leave.
+"""How visitors move through steps, and where they leave.
 
 One meaning, also in SQL: the events are those of `log.events` (accepted, no tests) in log order: time, partition, seq. An
-attempt starts at any event of the first step and takes each next step at its earliest later event, each step its own
-hit, none later than `within` after the start (equal still counts). A visitor's longest attempt counts, of equally long
-ones the first; an absorbed visitor's events belong to the one that absorbed it, as they do for the engine.
+attempt starts at any event of the first step; each step is its own hit, none later than `within` after the start (equal
+still counts). `ordered`: each next step at its earliest later event. `strict`: each next step is the visitor's very next
+event. `any`: the start may be any step, and each other step counts at its earliest event from there on. An excluded event
+is no step and ends the attempt. A visitor's longest attempt counts, of equally long ones the first; an absorbed
+visitor's events belong to the one that absorbed it, as they do for the engine.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import cached_property
 from io import StringIO
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import click
-import msgspec
 import polars as pl
 
-import lab
-from lab.commands import one_line_errors
+from lab.funnel_steps import Asked, read_question, read_window, value_of
 from lab.log import LabError, Log
-from lab.show import HELP, html_block, html_table, plural, rich_table
-from service.engine.conditions import UNITS_S
+from lab.show import html_block, html_table, plural, rich_table
 from service.engine.document import nearest
+from service.engine.model import RESERVED
 
 if TYPE_CHECKING:
     from lab.charts import Chart
+    from lab.funnel_beside import Segments
 
 NONE = "(none)"  # shown where the breakdown has no value
 
 _COLUMNS = ("affiliate", "client", "event", "currency")  # what `by` reads beside parameters
 _COUNTED = ("step_number", "step", "visitors", "share_of_first", "share_of_previous", "median_seconds_from_previous")
-_WITHIN = re.compile(r"([0-9]{1,9})([smhdw])\Z")
 
 
 class Funnel:
@@ -44,12 +42,15 @@ class Funnel:
     came so far), median_seconds_from_previous (within the attempts that count, null for the first step).
     """
 
-    def __init__(self, frame: pl.DataFrame, steps: tuple[str, ...], within: str, by: str, client: str) -> None:
+    def __init__(self, frame: pl.DataFrame, asked: Asked, way: Way) -> None:
         self.frame = frame
-        self.steps = steps
-        self.within = within
-        self.by = by
-        self.client = client
+        self.asked = asked
+        self.steps = asked.labels
+        self.within = way.within
+        self.by = way.by
+        self.client = way.client
+        self.where = way.where
+        self._way = way
 
     @property
     def visitors(self) -> list[int]:
@@ -61,9 +62,14 @@ class Funnel:
     @property
     def title(self) -> str:
         """What was asked, in one line."""
-        within = f" within {self.within}" if self.within else ""
-        by = f", by {self.by}" if self.by else ""
-        return f"{' → '.join(self.steps)}{within}{f' of {self.client}' if self.client else ''}{by}"
+        joint = {"ordered": " → ", "strict": " ⇒ ", "any": " + "}[self.asked.mode]
+        mode = {"ordered": "", "strict": ", nothing between", "any": ", in any order"}[self.asked.mode]
+        without = ", ".join(step.label for step in self.asked.exclude)
+        return (
+            joint.join(step.label for step in self.asked.steps) + (f" within {self.within}" if self.within else "") + mode
+            + (f" without {without}" if without else "") + (f" of {self.client}" if self.client else "")
+            + (f" where {self.where}" if self.where else "") + (f", by {self.by}" if self.by else "")
+        )  # fmt: skip
 
     @property
     def sentence(self) -> str:
@@ -72,16 +78,85 @@ class Funnel:
         share = f", {100 * last / first:.1f} %" if first else ""
         return f"{plural(first, 'visitor')} did {self.steps[0]}; {last:,} reached {self.steps[-1]}{share}"
 
+    @cached_property
+    def ties(self) -> pl.DataFrame:
+        """How far each number depends on the order of hits of the same time.
+
+        Columns: [by], step_number, step, visitors, lowest, highest (visitors, over every order), median_seconds,
+        lowest_median, highest_median (seconds from the previous step). Past `funnel_ties.MAX_WAYS` hits to follow for one
+        visitor it counts as both: gone after the first step, and there to the end.
+        """
+        from lab.funnel_ranges import ranges
+
+        return ranges(self._way, self.asked, self._column)
+
+    @cached_property
+    def times(self) -> pl.DataFrame:
+        """Time to convert. Columns: [by], step_number, step, since (`previous` or `first` step), visitors, then seconds:
+        p10, p25, p50, p75, p90, p99. From step 2 on; nobody came so far: no row."""
+        from lab.funnel_times import times
+
+        return times(self._way.attempts, self.steps, self._column)
+
+    @cached_property
+    def trend(self) -> pl.DataFrame:
+        """By day (UTC) of the start. Columns: day (date), [by], step_number, step, visitors, share_of_first (0 to 1)."""
+        from lab.funnel_times import trend
+
+        return trend(self._way.attempts, self.steps, self._column)
+
+    def left(self, events: int = 1) -> pl.DataFrame:
+        """What those who left did next: so many of their next events, of any name.
+
+        Columns: [by], step_number and step (the last that they did), next (`login → pageview`, `(nothing)`), visitors,
+        share (0 to 1, of those who left there). Most visitors first.
+        """
+        from lab.funnel_left import left
+
+        if not 1 <= events <= 20:
+            raise LabError(f"events {events} is out of range; name 1 to 20 of the next events")
+        return left(self._way, self.asked, self._column, events)
+
+    def beside(self, other: Funnel) -> Segments:
+        """Two funnels of the same steps side by side: see `lab.funnel_beside.Segments`."""
+        from lab.funnel_beside import Segments
+
+        return Segments(self, other)
+
     def chart(self) -> Chart:
         """The funnel as a chart; `chart().frame` is what it draws."""
         from lab.charts import funnel_chart
 
         return funnel_chart(self)
 
+    def times_chart(self) -> Chart:
+        """How many of those who came had come after which time, one line per step."""
+        from lab.funnel_charts import times_chart
+
+        return times_chart(self)
+
+    def trend_chart(self) -> Chart:
+        """The share that reached each step, by day of the start."""
+        from lab.funnel_charts import trend_chart
+
+        return trend_chart(self)
+
+    @property
+    def waits(self) -> pl.DataFrame:
+        """step_number, seconds: the time from the first step to each later one, one row per visitor that came."""
+        from lab.funnel_times import waits
+
+        return waits(self._way.attempts, len(self.steps))
+
+    @property
+    def _column(self) -> str:
+        """How the column of the breakdown is called; "" without one. A parameter may be called like a column."""
+        return f"by_{self.by}" if self.by in _COUNTED else self.by
+
     def readable(self) -> pl.DataFrame:
-        """The frame as a person reads it: shares in percent, times in units."""
+        """The frame as a person reads it: shares in percent, times in units, and ranges where ties leave one."""
         kept = [name for name in self.frame.columns if name not in _COUNTED]
-        return self.frame.select(
+        shown = self.frame.select(
             *(pl.col(name).replace("", NONE) for name in kept),
             "step",
             "visitors",
@@ -89,77 +164,123 @@ class Funnel:
             _percent("share_of_previous").alias("of previous"),
             pl.col("median_seconds_from_previous").map_elements(duration_text, pl.String).alias("median time"),
         )
+        loose = (self.ties["lowest"] < self.ties["highest"]) | (
+            self.ties["lowest_median"] < self.ties["highest_median"]
+        )
+        return shown.with_columns(self._by_ties()) if loose.any() else shown
+
+    def _by_ties(self) -> list[pl.Series]:
+        """The ranges in words, row by row as in the frame."""
+        counts = [
+            f"{low:,} to {high:,}" if low < high else "" for low, high in self.ties[["lowest", "highest"]].iter_rows()
+        ]
+        medians = [
+            f"{duration_text(low)} to {duration_text(high)}"
+            if low is not None and high is not None and low < high
+            else ""
+            for low, high in self.ties[["lowest_median", "highest_median"]].iter_rows()
+        ]
+        return [pl.Series("visitors by ties", counts), pl.Series("median by ties", medians)]
 
     def __repr__(self) -> str:
-        from rich.console import Console
-
-        out = Console(file=StringIO(), width=110, color_system=None)
-        out.print(f"Funnel {self.title}: {self.sentence}", markup=False, highlight=False, soft_wrap=True)
-        out.print(rich_table(self.readable(), limit=40))
-        assert isinstance(out.file, StringIO)
-        return "\n".join(line.rstrip() for line in out.file.getvalue().splitlines())
+        return f"Funnel {self.title}: {self.sentence}\n{text_table(self.readable())}"
 
     def _repr_html_(self) -> str:
         return html_block(self.title, html_table(self.readable(), limit=60), notes=(self.sentence,))
 
 
-def funnel(
-    log: Log, *steps: str, within: str | timedelta | None = None, by: str | None = None, client: str | None = None
-) -> Funnel:
-    """Count how many visitors took the steps, in their order.
+class Way:
+    """What a funnel was counted from, for the questions that come later.
 
-    within: the longest time from the first step, such as "30d" (s, m, h, d, w). by: break down by `affiliate`, `client`,
-    `event`, `currency` or any parameter, as it was at the first step of the attempt that counts. client: only its
-    visitors. Raises LabError for a step, a client or a parameter that the log does not know, and for a broken `within`.
+    events: what `find_attempts` reads; attempts: what it found; kept: the events that were asked for.
     """
-    from lab.attempts import best_attempts  # late: the command line should not wait for DuckDB
 
-    if not steps:
-        raise LabError('a funnel needs steps, such as funnel("click", "registration", "sale")')
-    within_us, within_text = _window(within)
-    events = _events(log, steps, by, client)
-    best = best_attempts(events, steps, within_us)
-    frame = _count(best, steps)
-    name = f"by_{by}" if by in _COUNTED else by  # a parameter may be called like a column
-    frame = frame.drop("by_value") if name is None else frame.rename({"by_value": name})
-    return Funnel(frame, tuple(steps), within_text, by or "", client or "")
+    def __init__(self, log: Log, client: str | None, by: str | None, within: str, where: str | None) -> None:
+        self.log = log
+        self.client = client or ""
+        self.by = by or ""
+        self.within = within
+        self.where = where or ""
+        self.events = pl.DataFrame()
+        self.attempts = pl.DataFrame()
+
+    def all_events(self) -> pl.LazyFrame:
+        """Accepted events that are no tests, of the client if there is one: the columns of the decisions."""
+        found = self.log.decisions.filter(pl.col("verdict") == "accepted", ~pl.col("test"))
+        return found.filter(pl.col("client") == self.client) if self.client else found
+
+    def owned(self, events: pl.DataFrame) -> pl.DataFrame:
+        """The same events, each with the visitor that it belongs to in the end."""
+        owners = _absorbed_into(self.log)
+        return events.with_columns(pl.col("visitor").replace(owners)) if owners else events
 
 
-def _events(log: Log, steps: Sequence[str], by: str | None, client: str | None) -> pl.DataFrame:
-    """The events that can matter: visitor, time_us, partition, seq, event, by_value."""
-    events = log.events
-    if client is not None:
-        clients = events.select(pl.col("client").unique()).collect().to_series().to_list()
-        if client not in clients:
-            raise LabError(f"no event of this log is of a client {client!r}{nearest(client, clients)}")
-    known = events.select(pl.col("event").unique()).collect().to_series().to_list()
-    for step in steps:
-        if step not in known:
-            raise LabError(f"no event of this log is called {step!r}{nearest(step, known)}")
-    if client is not None:
-        events = events.filter(pl.col("client") == client)
-    found = events.filter(pl.col("event").is_in(list(steps))).select(
+def funnel(
+    log: Log, *steps: str, within: str | timedelta | None = None, by: str | None = None, client: str | None = None,
+    mode: str = "ordered", exclude: str | Sequence[str] = (), where: str | None = None,
+) -> Funnel:  # fmt: skip
+    """Count how many visitors took the steps.
+
+    A step is an event, if need be with a condition: `sale[amount >= 20]`. within: the longest time from the first step,
+    such as "30d" (s, m, h, d, w). by: break down by `affiliate`, `client`, `event`, `currency` or any parameter, as it was
+    at the start of the attempt that counts. client: only its visitors. mode: `ordered`, `strict` (nothing between) or `any`
+    (order). exclude: steps that end an attempt. where: a condition on the hit that starts the attempt.
+    Raises LabError for what cannot be read, and for a step, client or parameter that the log does not know.
+    """
+    from lab.attempts import find_attempts  # late: the command line should not wait for DuckDB
+    from lab.sets.session import Session
+
+    within_us, within_text = read_window(within)
+    asked = read_question(steps, within_us, mode, exclude, where)._replace(by=by is not None)
+    way = Way(log, client, by, within_text, where)
+    way.events = _events(way, asked)
+    with Session() as session:
+        session.put("events", way.events)
+        way.attempts = session.frame(f"FROM {find_attempts(session, asked, 'events')}")
+    found = Funnel(pl.DataFrame(), asked, way)
+    frame = count_attempts(way.attempts, asked.labels)
+    found.frame = frame.rename({"by_value": found._column}) if by else frame.drop("by_value")
+    return found
+
+
+def _events(way: Way, asked: Asked) -> pl.DataFrame:
+    """The events that can matter: visitor, time_us, partition, seq, event, by_value, v0, v1, ... as `marked_sql` says."""
+    clients = way.log.events.select(pl.col("client").unique()).collect().to_series().to_list() if way.client else []
+    if way.client and way.client not in clients:
+        raise LabError(f"no event of this log is of a client {way.client!r}{nearest(way.client, clients)}")
+    known = way.log.events.select(pl.col("event").unique()).collect().to_series().to_list()
+    wanted = [step.event for step in (*asked.steps, *asked.exclude)]
+    for name in wanted:
+        if name not in known:
+            raise LabError(f"no event of this log is called {name!r}{nearest(name, known)}")
+    events = way.all_events()
+    if asked.mode != "strict":
+        events = events.filter(pl.col("event").is_in(wanted))
+    found = events.select(
         "visitor", pl.col("time").dt.epoch("us").alias("time_us"), "partition", "seq", "event",
-        _value_of(by).fill_null("").alias("by_value"),
+        _value_of(way.by).fill_null("").alias("by_value"),
+        *(value_of(name).alias(f"v{number}") for number, name in enumerate(asked.names)),
     ).collect()  # fmt: skip
-    if by is not None and by not in _COLUMNS and not (found["by_value"] != "").any():
-        _check_parameter(log, by)
-    owners = _absorbed_into(log)
-    return found.with_columns(pl.col("visitor").replace(owners)) if owners else found
+    if way.by and way.by not in _COLUMNS and not (found["by_value"] != "").any():
+        _check_parameter(way.log, way.by)
+    for number, name in enumerate(asked.names):
+        if found[f"v{number}"].null_count() == found.height:
+            _check_parameter(way.log, name.removeprefix("param."))
+    return way.owned(found)
 
 
-def _value_of(by: str | None) -> pl.Expr:
-    if by is None:
-        return pl.lit("")
-    return pl.col(by) if by in _COLUMNS else pl.col("params").map.get(by)
+def _value_of(by: str) -> pl.Expr:
+    if by == "currency":
+        return pl.col("fields").map.get("currency")
+    return pl.lit("") if not by else pl.col(by) if by in _COLUMNS else pl.col("params").map.get(by)
 
 
 def _check_parameter(log: Log, name: str) -> None:
-    names = (
-        log.events.select(pl.col("params").map.keys().explode().unique()).collect().to_series().drop_nulls().to_list()
-    )
+    names = {*_COLUMNS, *RESERVED}
+    keys = log.events.select(pl.col("params").map.keys().explode().unique())
+    names.update(keys.collect().to_series().drop_nulls().to_list())
     if name not in names:
-        raise LabError(f"no event of this log has a parameter {name!r}{nearest(name, [*names, *_COLUMNS])}")
+        raise LabError(f"no event of this log has a parameter {name!r}{nearest(name, sorted(names))}")
 
 
 def _absorbed_into(log: Log) -> dict[str, str]:
@@ -177,7 +298,7 @@ def _absorbed_into(log: Log) -> dict[str, str]:
     return owners
 
 
-def _count(best: pl.DataFrame, steps: Sequence[str]) -> pl.DataFrame:
+def count_attempts(best: pl.DataFrame, steps: Sequence[str]) -> pl.DataFrame:
     """Attempts to one row per value and step."""
     if best.is_empty():
         best = best.clear(1).with_columns(by_value=pl.lit(""))  # one row of nobody
@@ -205,16 +326,13 @@ def _count(best: pl.DataFrame, steps: Sequence[str]) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def _window(within: str | timedelta | None) -> tuple[int | None, str]:
-    """Microseconds of a window and how it is written; None for no bound."""
-    if within is None:
-        return None, ""
-    if isinstance(within, timedelta):
-        return within // timedelta(microseconds=1), str(within)
-    found = _WITHIN.match(within)
-    if found is None:
-        raise LabError(f"within {within!r} is no duration; write a number and s, m, h, d or w, such as 30d")
-    return int(found[1]) * UNITS_S[found[2]] * 1_000_000, within
+def text_table(frame: pl.DataFrame) -> str:
+    """A frame as plain text, at most 40 rows."""
+    from rich.console import Console
+
+    out = StringIO()
+    Console(file=out, width=140, color_system=None).print(rich_table(frame, limit=40))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
 def _percent(name: str) -> pl.Expr:
@@ -235,36 +353,3 @@ def duration_text(seconds: float | None) -> str:
 
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
-
-
-@click.command("funnel", context_settings=HELP)
-@click.argument("log", type=click.Path(path_type=Path))
-@click.argument("steps", nargs=-1, required=True, metavar="STEP...")
-@click.option("--within", metavar="30d", help="The longest time from the first step: a number and s, m, h, d or w.")
-@click.option("--by", metavar="NAME", help="Break down by affiliate, client, event or any parameter.")
-@click.option("--client", metavar="NAME", help="Only the visitors of this client.")
-@click.option("--chart", type=click.Path(path_type=Path), help="Draw it into FILE.svg, .png or .html.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
-@one_line_errors
-def funnel_command(
-    log: Path, steps: tuple[str, ...], within: str | None, by: str | None, client: str | None, chart: Path | None,
-    as_json: bool,
-) -> None:  # fmt: skip
-    """Count the visitors of LOG (a folder of tables) that did STEP after STEP."""
-    found = funnel(lab.open(log), *steps, within=within, by=by, client=client)
-    if chart is not None:
-        found.chart().save(chart)
-    if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(funnel_document(found)), indent=2).decode())
-        return
-    click.echo(repr(found))
-    if chart is not None:
-        click.echo(f"chart in {chart}")
-
-
-def funnel_document(found: Funnel) -> dict[str, Any]:
-    """What `backtrack funnel --json` prints."""
-    return {
-        "steps": list(found.steps), "within": found.within or None, "by": found.by or None,
-        "client": found.client or None, "visitors": found.visitors, "rows": found.frame.to_dicts(),
-    }  # fmt: skip

@@ -17,6 +17,7 @@ from service.archive.schemas import SCHEMAS
 
 if TYPE_CHECKING:
     from lab.compare import Comparison
+    from lab.funnel import Funnel
     from lab.replay import Run
     from lab.verify import Verification
     from service.engine import Rulebook
@@ -228,11 +229,11 @@ class Log:
 
         return stored_digest(self)
 
-    def funnel(self, *steps: str, within: Any = None, by: str | None = None, client: str | None = None) -> Any:
-        """How visitors move through the steps: see `lab.funnel.funnel`."""
+    def funnel(self, *steps: str, **how: Any) -> Funnel:
+        """How visitors move through the steps: see `lab.funnel.funnel`, also for within, by, mode and so on."""
         from lab.funnel import funnel
 
-        return funnel(self, *steps, within=within, by=by, client=client)
+        return funnel(self, *steps, **how)
 
     def __repr__(self) -> str:
         counts = self._counts()

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -17,8 +18,11 @@ from hypothesis import strategies as st
 
 import lab
 from lab import LabError
-from lab.attempts import best_attempts
-from lab.funnel import Funnel, duration_text, funnel, funnel_command
+from lab.attempts import find_attempts
+from lab.funnel import Funnel, duration_text, funnel
+from lab.funnel_command import funnel_command
+from lab.funnel_steps import read_question
+from lab.sets.session import Session
 from tests.lab.conftest import RULES, Past
 
 Store = Callable[[Past], Path]
@@ -61,8 +65,17 @@ def frame_of(events: list[Seen]) -> pl.DataFrame:
 
 
 def best_by_sql(events: list[Seen], steps: Sequence[str], within_us: int | None) -> list[tuple[str, list[int]]]:
-    rows = best_attempts(frame_of(events), steps, within_us).iter_rows()
-    return sorted((value, [time_us for time_us in times if time_us is not None]) for value, *times in rows)
+    asked = read_question(steps, within_us, "ordered", (), None)
+    session = shared_session()
+    session.put("events", frame_of(events))
+    found = session.frame(f"FROM {find_attempts(session, asked, 'events')}").drop("visitor", "end_partition", "end_seq")
+    return sorted((value, [time_us for time_us in times if time_us is not None]) for value, *times in found.iter_rows())
+
+
+@cache
+def shared_session() -> Session:
+    """One for all examples: opening one takes longer than asking it."""
+    return Session(memory_gb=0.5)
 
 
 PASTS = st.lists(
