@@ -108,7 +108,7 @@ def generate(root: Path, hits: int, days: int = 7, chunk: int = CHUNK, memory_gb
     """Write about `hits` hits as the table `hits` below root, in log order; answers with how many there are."""
     tables.create(root, "hits")
     with duckdb.connect(config={"memory_limit": f"{memory_gb}GB", "threads": 2}) as connection:
-        _draw(connection, max(1, int(hits / HITS_PER_VISITOR)), days)
+        draw(connection, hits, days)
         (written,) = connection.execute("SELECT count(*) FROM drawn").fetchall()[0]
         for first in range(0, written, chunk):
             rows = connection.sql(_chunk(first, first + chunk)).to_arrow_table()
@@ -116,8 +116,9 @@ def generate(root: Path, hits: int, days: int = 7, chunk: int = CHUNK, memory_gb
     return int(written)
 
 
-def _draw(connection: duckdb.DuckDBPyConnection, visitors: int, days: int) -> None:
-    """`drawn`: who does what when, in log order, numbered."""
+def draw(connection: duckdb.DuckDBPyConnection, hits: int, days: int) -> None:
+    """Make the table `placed` of about so many hits in log order: v (whose), event, t (microseconds), client, seq, ..."""
+    visitors = max(1, int(hits / HITS_PER_VISITOR))
     draws = {f"d{salt}": _DRAW.format(salt=salt) for salt in range(1, 11)}
     span_us = days * 86_400_000_000
     steps = _STEPS.format(visitors=visitors, start=SAMPLE_START_US, span=span_us, **draws)
