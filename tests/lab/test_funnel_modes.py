@@ -363,3 +363,32 @@ def test_both_sides_of_a_pair_of_times_are_in_order() -> None:
         hits = random_log(draw, 1, 7)
         found = by_definition(random_question(draw, "ordered"), hits)
         assert found is None or all(a <= b for a, b in pairwise(found[1]))
+
+
+def test_the_highest_by_ties_is_what_window_funnel_of_chdb_finds(tmp_path: Path) -> None:
+    """It puts hits of one time in the order of the steps. (Its strict_increase forgets starts and is no lowest.)"""
+    # given chdb, which is too big to be a dependency, and logs with many ties
+    chdb = pytest.importorskip("chdb", reason="chdb is not installed")
+    draw, path = random.Random(5), tmp_path / "events.parquet"
+    with Session() as session:
+        for _ in range(25):
+            within_us, steps = draw.choice((0, 1, 2, 4, 9)), draw.sample("abc", 3)
+            asked, hits = read_question(steps, within_us, "ordered", (), None), random_log(draw, 40, 6)
+            frame_of(hits, asked).write_parquet(path)
+
+            # when both are asked
+            tests = ", ".join(f"event = '{step}'" for step in steps)
+            query = (
+                f"SELECT visitor, windowFunnel({within_us})(toUInt64(time_us), {tests}) AS level "
+                f"FROM file('{path}', Parquet) GROUP BY visitor HAVING level > 0"
+            )
+            theirs = {
+                visitor: int(level) for visitor, level in json.loads(str(chdb.query(query, "JSONCompact")))["data"]
+            }
+            attempts = attempts_of(session, hits, asked)
+            ways = tied_visitors(frame_of(hits, asked), attempts, asked)
+
+            # then each visitor comes as far
+            highest = {visitor: len(times) for visitor, (_, times) in found_in(attempts).items()}
+            highest |= {visitor: max(len(way.times) for way in found) for visitor, found in ways.items() if found}
+            assert highest == theirs
