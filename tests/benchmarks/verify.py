@@ -1,7 +1,7 @@
 """A day of about 100,000 postbacks: `python -m tests.benchmarks verify [--json] [--hits N]`.
 
-Generates the day of tests/lab/planted.py twice, verifies the clean one and the one with every class of defect planted in ten
-postbacks each. Figures: `postbacks`, `clean_alarms` (0), `found` of `planted` classes that were found in every planted
+Generates the day of tests/lab/planted.py twice, verifies the clean one and the one with every class of defect planted in
+ten postbacks each. Figures: `postbacks`, `clean_alarms` (0), `found` of `planted` classes that were found in every planted
 place and nowhere else, `verify_s` and `verify_cpu_s` (replay included), `check_cpu_s` (without the replay), and
 `postbacks_per_s` by processor time.
 """

@@ -74,7 +74,11 @@ def test_a_test_reaches_no_page() -> None:
         ("two.gif", "two.gif?{country}", "{country} is not given to browsers"),
         ('"email"]\njava', '"emial"]\njava', "'emial' is no declared parameter, did you mean 'email'?"),
         ('pixel = "https://acme.example/p"', "", "client acme has no pixel to post to; add pixel to [client.acme]"),
-        ('method = "javascript"', 'method = ["pixel", "javascript"]', "exactly one method, not 'pixel' and 'javascript'"),
+        (
+            'method = "javascript"',
+            'method = ["pixel", "javascript"]',
+            "exactly one method, not 'pixel' and 'javascript'",
+        ),
     ],
 )
 def test_what_may_not_be_given_out_is_refused_when_the_rulebook_is_read(old: str, new: str, words: str) -> None:

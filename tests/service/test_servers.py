@@ -193,7 +193,8 @@ def dead(settings: Settings) -> Settings:
 def test_commands_without_a_server_end_with_one_line(settings: Settings, dead: Settings, tmp_path: Path) -> None:
     rules = tmp_path / "rules.toml"
     rules.write_text("[client.acme]\n")
-    # given no journal (without which web starts and spools), when another role starts or something is to be published, then one line says which server
+    # given no journal, without which web starts and spools, when another role starts or something is to be published,
+    # then one line says which server
     for outcome in backtracks(dead, "worker", "up --no-embedded", f"rules publish {rules}"):
         assert_one_line(outcome, "the journal at 127.0.0.1:", "cannot be reached", "is the server running?")
     # given no broker, then it is the broker
