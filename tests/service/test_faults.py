@@ -24,8 +24,9 @@ from tests.service.test_courier import deliver_until, make_due
 from tests.service.test_due import attempts_of, leftovers, promise
 
 README = Path(__file__).parents[2] / "service" / "delivery" / "README.md"
+TABLE = README.read_text(encoding="utf-8").split("| what a recipient does |")[1].split("\n\n")[0]
 ROW = re.compile(r"^\| ([a-z][^|`]*(?:`Retry-After`)?) \| `(\w+)` \| (\w+) \|$", re.MULTILINE)
-SAID = {name.strip(): (result, step) for name, result, step in ROW.findall(README.read_text(encoding="utf-8"))}
+SAID = {name.strip(): (result, step) for name, result, step in ROW.findall(TABLE)}
 STATES = {"delivered": "delivered", "retry": "due", "final": "failed"}
 LOOPBACK = (ipaddress.ip_network("127.0.0.1/32"),)
 TIMEOUT_MS = 2_000
