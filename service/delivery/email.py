@@ -12,8 +12,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email import policy
-from email.headerregistry import Address
+from email.header import Header
+from email.headerregistry import Address, HeaderRegistry, UniqueUnstructuredHeader
 from email.message import EmailMessage
+from email.policy import Policy
 from urllib.parse import unquote
 
 import aiosmtplib
@@ -30,7 +32,20 @@ SURE_S = 1.0  # so long a connection is taken to be there still without asking
 ANSWER_CHARACTERS = 2048
 OUR_FAULT = frozenset({530, 534, 535, 538})  # RFC 4954: what is wrong is the login, whatever was asked for
 
-_POLICY = policy.SMTP.clone(cte_type="7bit")  # no server on the way needs 8BITMIME or SMTPUTF8
+
+class _Subject(UniqueUnstructuredHeader):
+    """A subject that is encoded as a whole: between two encoded words a reader drops the space (RFC 2047, 6.2)."""
+
+    def fold(self, *, policy: Policy) -> str:  # type: ignore[misc]
+        if str(self).isascii():
+            return str(super().fold(policy=policy))
+        encoded = Header(str(self), "utf-8", header_name="Subject").encode(linesep=policy.linesep)
+        return f"Subject: {encoded}{policy.linesep}"
+
+
+_HEADERS = HeaderRegistry()
+_HEADERS.map_to_type("subject", _Subject)  # type: ignore[arg-type]
+_POLICY = policy.SMTP.clone(cte_type="7bit", header_factory=_HEADERS)  # no server on the way needs 8BITMIME or SMTPUTF8
 
 
 class Mail(msgspec.Struct, frozen=True):
