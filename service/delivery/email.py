@@ -36,9 +36,9 @@ OUR_FAULT = frozenset({530, 534, 535, 538})  # RFC 4954: what is wrong is the lo
 class _Subject(UniqueUnstructuredHeader):
     """A subject that is encoded as a whole: between two encoded words a reader drops the space (RFC 2047, 6.2)."""
 
-    def fold(self, *, policy: Policy) -> str:  # type: ignore[misc]
+    def fold(self, *, policy: Policy) -> str:
         if str(self).isascii():
-            return str(super().fold(policy=policy))
+            return str(super().fold(policy=policy))  # type: ignore[misc]  # every header has it
         encoded = Header(str(self), "utf-8", header_name="Subject").encode(linesep=policy.linesep)
         return f"Subject: {encoded}{policy.linesep}"
 
