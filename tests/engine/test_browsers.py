@@ -163,3 +163,24 @@ def test_of_two_browsers_with_one_click_id_nobody_is_believed() -> None:
     # then neither is given anything, nor anybody who comes later
     assert both.absorbed and browsers(world, both) == [""]
     assert browsers(world, world.send(f"pageview tag_id={'c' * 32} click_id={click.hit_id}")) == [""]
+
+
+def test_a_trigger_that_changes_its_method_keeps_its_history_and_the_ids_of_its_postbacks() -> None:
+    # given a trigger that fires once per visitor and twice in all, and one visitor for whom it fired by webhook
+    limits = 'once = "visitor"\ncap = { every = "total", count = 2 }\n'
+    client = CLIENT + 'webhook = "https://acme.example/et"\n'
+    by_webhook, by_pixel = (
+        book(f'{limits}to = ["client"]\nmethod = "{method}"', client=client, affiliates="")
+        for method in ("webhook", "pixel")
+    )
+    world = World(by_webhook)
+    (first,) = world.send("sale uid=anna").postbacks
+    # when it goes out by pixel from now on
+    world.rulebook = by_pixel
+    again, bert, carl = world.send_all(["sale uid=anna", "sale uid=bert", "sale uid=carl"])
+    # then what was used up stays used up, for her and for all, and the next postback is by the new method
+    assert (again.not_fired, carl.not_fired) == ({"t1": "once"}, {"t1": "cap"})
+    assert [one.method for one in (first, *bert.postbacks)] == ["webhook", "pixel"]
+    # and the same hit has the same postback by either
+    switched = World(by_pixel).send("sale uid=anna").postbacks
+    assert [one.id for one in switched] == [first.id]
