@@ -30,7 +30,6 @@ from lab.sets.stages import REACHED, ask, over_cap
 from lab.sets.tell import tell
 from lab.sets.unite import firings_of, letters_of, reached_whole, stop_capped, without_capped
 from service.engine import Event, Rulebook, State, parse, process
-from service.engine.rulebook import Trigger
 
 BUCKET_HITS = 6_000_000  # of visitors that matter, in memory at the same time
 
@@ -294,6 +293,3 @@ def _rejected(source: Source, events: pl.DataFrame) -> list[Decided]:
     """Rejections need no state: the engine itself says all about them."""
     places = events.filter(pl.col("reason").is_not_null())["ord"]
     return [(place, e.epoch, process(e, State(), source.rulebook)) for place, e in source.entries(places)]
-
-
-__all__ = ["Decision", "Trigger", "decide"]

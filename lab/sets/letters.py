@@ -44,11 +44,10 @@ class Letters:
     def __init__(self, session: Session, rulebook: Rulebook, finder: Finder, said: Said) -> None:
         self._session = session
         self._rulebook = rulebook
-        self._clients = list(rulebook.clients.values())
         self._finder = finder
         self._said = said
         self._forms: dict[tuple[str, frozenset[str]], Form] = {}
-        self._columns: dict[str, str] = {}  # name -> column of the table `values`
+        self._columns: dict[str, str] = {}  # name -> column of the table `found`
 
     def write(self, fired: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         """(letters, firings): in the columns of `LETTERS` and `FIRINGS`. fired: number, row, ord, t, cid, affiliate."""
@@ -144,13 +143,13 @@ class Letters:
         for (number,), mine in fired.group_by("number", maintain_order=True):
             payout = self._rulebook.triggers[int(number)].payout
             if payout is None or payout.fixed is not None:
-                amount, currency = payout_of(payout, _Sum({}))  # type: ignore[arg-type]
+                amount, currency = payout_of(payout, _Sum({}))
                 paid.append(mine.with_columns(payout=pl.lit(amount), currency=pl.lit(currency)))
                 continue
             names = {"base": self._columns[full_name(payout.of)], "money": self._columns["currency"]}
             mine = mine.join(values.select("row", **{k: pl.col(c) for k, c in names.items()}), on="row", how="left")
             sums = mine.select("base", "money").unique()
-            made = [payout_of(payout, _Sum({payout.of: base, "currency": money})) for base, money in sums.iter_rows()]  # type: ignore[arg-type]
+            made = [payout_of(payout, _Sum({payout.of: base, "currency": money})) for base, money in sums.iter_rows()]
             known = sums.with_columns(
                 pl.Series("payout", [amount for amount, _ in made], pl.String),
                 pl.Series("currency", [code for _, code in made], pl.String),

@@ -1,8 +1,7 @@
 """What can be seen from a hit: for every hit in a view, where the last (or first) hit of a kind lies before it.
 
 The hits of a view stand together, in log order. The last one of a kind before a hit is then the last one that was marked
-so far: one running fill over all views, which counts if it does not lead out of its own. That costs a few nanoseconds a
-hit; windows of SQL cost a hundred times that.
+so far: one running fill over all views, which counts if it does not lead out of its own.
 """
 
 from __future__ import annotations

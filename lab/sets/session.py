@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
-MEMORY_GB = 1.5  # what DuckDB may take before it writes to disk; Polars and Python need the rest of 4
+MEMORY_GB = 1.5  # what DuckDB may take before it writes to disk; frames of Polars come on top
 THREADS = 2
 
 

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from functools import lru_cache
+from typing import Protocol
 
 import msgspec
 
@@ -231,7 +232,14 @@ def decide(case: Case) -> None:
             case.firing.append(trigger)
 
 
-def payout_of(payout: Payout | None, facts: Asked) -> tuple[str, str]:
+class Valued(Protocol):
+    """What a payout asks: the value of a name, None if it is missing."""
+
+    def value(self, name: str) -> str | None:
+        """See `Facts.value`."""
+
+
+def payout_of(payout: Payout | None, facts: Valued) -> tuple[str, str]:
     """Payout and currency of a firing as texts, rounded half even to the currency's places; ("", "") if there is none."""
     if payout is None:
         return "", ""
