@@ -138,7 +138,7 @@ def format_named(name: str) -> Format:
         return custom_format(name)
     known = all_formats()
     if name not in known:
-        raise LabError(f"there is no log format {name!r}{nearest(name, known)}; there are {', '.join(known)}")
+        raise LabError(f"there is no log format {name!r}{nearest(name, known)}")
     return known[name]
 
 

@@ -70,7 +70,9 @@ def read_csv(path: Path, columns: Mapping[str, str] | None = None) -> Iterator[R
                 values = {name: (row[name] or "").strip() for name in names}
                 time = next((values[name] for name, what in meanings.items() if what == "time"), "")
                 yield Received(f"line {rows.line_num}", _time_us(time), None, values, meanings)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise LabError(f"{path} cannot be read: {error.strerror}; give the partner's export") from None
+    except (UnicodeDecodeError, csv.Error) as error:
         raise LabError(f"{path} cannot be read as CSV: {error}; give the partner's export with a head line") from None
 
 

@@ -206,3 +206,9 @@ def test_an_option_that_cannot_be_read_is_status_2(
 ) -> None:
     result = CliRunner().invoke(verify_command, [str(clean[0]), *options])
     assert result.exit_code == 2 and message in result.stderr
+
+
+def test_an_export_that_is_not_there_is_said_in_plain_words(tmp_path: Path, past: Past) -> None:
+    log = lab.open(past.store(tmp_path / "tables"))
+    with pytest.raises(LabError, match=r"none\.csv cannot be read: No such file or directory; give the partner's export"):
+        log.verify(tmp_path / "none.csv")

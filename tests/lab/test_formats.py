@@ -211,3 +211,9 @@ def test_the_real_logs_are_read_whole(name: str, lines: int, refused: list[tuple
     found = [parse_line(raw, COMBINED) for raw in lines_of(path)]
     assert len(found) == lines
     assert [(n, str(one.reason)) for n, one in enumerate(found, 1) if isinstance(one, RejectedLine)] == refused
+
+
+def test_a_format_that_is_none_is_answered_with_those_there_are_once() -> None:
+    with pytest.raises(LabError) as found:
+        format_named("CSV")
+    assert str(found.value).count("caddy_json") == 1 and "vhost_combined" in str(found.value)
