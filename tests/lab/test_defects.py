@@ -210,5 +210,7 @@ def test_an_option_that_cannot_be_read_is_status_2(
 
 def test_an_export_that_is_not_there_is_said_in_plain_words(tmp_path: Path, past: Past) -> None:
     log = lab.open(past.store(tmp_path / "tables"))
-    with pytest.raises(LabError, match=r"none\.csv cannot be read: No such file or directory; give the partner's export"):
+    with pytest.raises(
+        LabError, match=r"none\.csv cannot be read: No such file or directory; give the partner's export"
+    ):
         log.verify(tmp_path / "none.csv")
