@@ -4,6 +4,7 @@ log       a folder of tables, pinned and cut at what is committed in all
 replay    the log through the engine again         digest    one number for all outcomes
 verify    what should have been sent against what was sent
 funnel    how visitors move through the steps      explain   what became of one hit, and why
+live      a service inside a notebook              magics    %%rulebook, %%trigger, %replay, %lab
 
     import lab
 
@@ -14,6 +15,7 @@ funnel    how visitors move through the steps      explain   what became of one 
     log.funnel("click", "registration", "sale", within="30d", by="affiliate")
 """
 
+from lab.live import live
 from lab.log import LabError, Log, open
 
-__all__ = ["LabError", "Log", "open"]
+__all__ = ["LabError", "Log", "live", "open"]
