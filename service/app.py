@@ -24,7 +24,7 @@ from service.intake.proxies import Proxies
 from service.intake.routes import Intake, intake_routes
 from service.intake.signature import Keys
 from service.intake.spool import SpoolFullError
-from service.processes import die_with_parent
+from service.processes import collect_garbage_rarely, die_with_parent
 from service.settings import Settings, from_environment
 from service.wakeups import Wakeups
 
@@ -37,7 +37,9 @@ def create() -> Front:
     """The application of a web worker, from the environment. Runs inside the server's worker process."""
     die_with_parent(signal.SIGKILL)  # asked politely, the server's own shutdown can wait for its dead parent for ever
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    return build(from_environment(os.environ))
+    application = build(from_environment(os.environ))
+    collect_garbage_rarely()
+    return application
 
 
 def build(settings: Settings, journal_type: type[RedisJournal] = RedisJournal) -> Front:

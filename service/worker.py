@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import sys
 import threading
@@ -16,7 +15,7 @@ from service import epochs, keys
 from service.archive import actor as archive_actor
 from service.archive import tables
 from service.delivery import actor as delivery_actor
-from service.processes import when_told_to_end
+from service.processes import collect_garbage_rarely, when_told_to_end
 from service.scripts import Script
 from service.servers import check_broker, check_journal, client
 from service.settings import Settings, make_writable
@@ -28,7 +27,6 @@ log = logging.getLogger("backtrack.worker")
 STOP_TIMEOUT_MS = 25_000
 AWAY_TIMEOUT_MS = 500  # for what only tells the broker that messages are done
 THREAD_TIMEOUT_S = 0.5
-GARBAGE = (20_000, 20, 20)  # objects more before the collector looks: a batch makes thousands, nearly none in a cycle
 SWITCH_INTERVAL_S = 0.001  # one thread that makes rows of the tables must not hold up all who wait for an answer
 
 
@@ -43,8 +41,7 @@ def run(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
     for name in tables.TABLES:
         tables.open_table(settings.tables_path, name)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    gc.freeze()
-    gc.set_threshold(*GARBAGE)
+    collect_garbage_rarely()
     stopping = threading.Event()
     when_told_to_end(stopping.set)
     broker = make_broker(settings)

@@ -13,6 +13,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from service import epochs, keys
 from service.intake.batch import Batch, SpooledBatch
+from service.intake.wire import Command, Wire
 from service.scripts import script_text
 from service.servers import client, is_away
 from service.settings import Settings
@@ -36,6 +37,7 @@ class Appender:
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         self._settings = settings
         self.connection: aioredis.Redis = epochs.async_journal_client(settings, settings.journal_timeout_ms / 1000)
+        self._wire = Wire(self.connection, settings.journal_timeout_ms / 1000)
         self._known: dict[int, tuple[int, int]] = {}  # partition -> epoch and seq of the last entry that has an answer
         self._complaints: dict[int, str] = {}
         self.away = ""
@@ -66,6 +68,11 @@ class Appender:
             self._note_back()
         return left
 
+    async def close(self) -> None:
+        """Close the connections."""
+        self._wire.close()
+        await self.connection.aclose()
+
     def refuses(self, partition: int) -> bool:
         """Whether the partition took nothing the last time, although the server is there."""
         return partition in self._complaints
@@ -92,20 +99,20 @@ class Appender:
             log.error("the journal has lost entries and cannot be compared with the tables: %s", error)
 
     async def _run(self, batches: Sequence[_AnyBatch]) -> list[Any]:
-        for _ in range(2):
-            pipeline = self.connection.pipeline(transaction=False)
-            for batch in batches:
-                names = self._keys[batch.partition]
-                known = self._known.get(batch.partition)
-                pipeline.evalsha(
-                    self._sha, 5, names.journal, names.head, names.writers, names.wake, names.kept,
-                    batch.writer, batch.counter, *batch.args, *([f"{known[0]}-{known[1]}"] if known else ()),
-                )  # fmt: skip
-            answers = await pipeline.execute(raise_on_error=False)
-            if not any(isinstance(answer, NoScriptError) for answer in answers):
-                return list(answers)
+        commands = [self._command(batch) for batch in batches]
+        answers = await self._wire.call(commands)
+        if any(isinstance(answer, NoScriptError) for answer in answers):
             await self.connection.script_load(self._script)
-        return list(answers)
+            answers = await self._wire.call(commands)
+        return answers
+
+    def _command(self, batch: Batch | SpooledBatch) -> Command:
+        names = self._keys[batch.partition]
+        known = self._known.get(batch.partition)
+        return (
+            "EVALSHA", self._sha, 5, names.journal, names.head, names.writers, names.wake, names.kept,
+            batch.writer, batch.counter, *batch.args, *([f"{known[0]}-{known[1]}"] if known else ()),
+        )  # fmt: skip
 
     def _note_away(self, error: Exception) -> None:
         if not self.away:

@@ -104,7 +104,7 @@ class RedisJournal:
             task.cancel()
         await asyncio.gather(*self._beside, return_exceptions=True)
         self.spool.close()
-        await self.connection.aclose()
+        await self._appender.close()
 
     async def append(self, partition: int, hit: Hit) -> None:
         """Store the hit; returns when it is on disk. Raises NotStoredError if it cannot be stored."""
