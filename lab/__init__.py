@@ -4,6 +4,7 @@ log       a folder of tables, pinned and cut at what is committed in all
 replay    the log through the engine again         digest    one number for all outcomes
 verify    what should have been sent against what was sent
 funnel    how visitors move through the steps      explain   what became of one hit, and why
+studio    a trigger built with widgets, seen on the log as one types
 live      a service inside a notebook              magics    %%rulebook, %%trigger, %replay, %lab
 
     import lab
@@ -15,7 +16,21 @@ live      a service inside a notebook              magics    %%rulebook, %%trigg
     log.funnel("click", "registration", "sale", within="30d", by="affiliate")
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from lab.live import live
 from lab.log import LabError, Log, open
 
-__all__ = ["LabError", "Log", "live", "open"]
+if TYPE_CHECKING:
+    from lab.studio import Studio
+
+__all__ = ["LabError", "Log", "Studio", "live", "open"]
+
+_LATE = {"Studio": "lab.studio"}  # with widgets, for which the command line should not wait
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        return getattr(import_module(_LATE[name]), name)
+    raise AttributeError(f"module 'lab' has no attribute {name!r}")

@@ -1,0 +1,153 @@
+"""Examples of a draft: events on which it fires, with the postbacks, and the nearest misses with the engine's own words."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from lab.sets.conditions import condition_sql, conjuncts
+from lab.studio_answer import FIRED, STAGES, Answer, Asking, only, state_for
+from lab.studio_ground import Asked
+from service.engine import Entry, Outcome, Postback, Rulebook, Stage, State, process
+from service.engine.conditions import syntax
+from service.engine.explain import Story, explain
+from service.engine.rulebook import Trigger
+from service.engine.trail import Trail
+from service.engine.triggers import Facts, cap_key
+from service.engine.visitors import Visitor, space
+
+FIRINGS = 3
+MISSES = 5
+_LOOKED_AT = 200  # misses of the last stage that are compared
+
+
+class Case(msgspec.Struct, frozen=True):
+    """One event. stage: `fired`, or where it stopped; says: why, in the engine's words.
+
+    time_us: of the hit. postbacks: what would be sent. story: all about the hit.
+    """
+
+    hit_id: str
+    time_us: int
+    stage: str
+    says: str
+    affiliate: str
+    visitor: str
+    event: dict[str, str]
+    postbacks: tuple[Postback, ...]
+    story: Story
+
+
+def find_cases(asking: Asking, answer: Answer) -> tuple[Case, ...]:
+    """A few firings, then the nearest misses: those that came furthest, and of these those that lack the least."""
+    fired = _spread(answer.rows.filter(pl.col("stage") == FIRED), FIRINGS, asking)
+    missed = _nearest(asking, answer)
+    chosen = [*fired, *missed]
+    groups = asking.ground.groups(label for _, label, _ in chosen)
+    found = (_case(answer, groups.get(label, []), place, stage) for place, label, stage in chosen)
+    return tuple(case for case in found if case is not None)
+
+
+Chosen = tuple[int, int, str]  # place, label, stage
+
+
+def _spread(rows: pl.DataFrame, count: int, asking: Asking) -> list[Chosen]:
+    """A few rows of different visitors, those at hand first."""
+    rows = rows.with_columns(far=~asking.ground.at_hand(rows["label"]))
+    rows = rows.sort("far", "place").unique("label", keep="first", maintain_order=True).head(count)
+    return list(rows.sort("place").select("place", "label", "stage").iter_rows())
+
+
+def _nearest(asking: Asking, answer: Answer) -> list[Chosen]:
+    found: list[Chosen] = []
+    for stage in reversed(STAGES):
+        rows = answer.rows.filter(pl.col("stage") == stage)
+        wanted = min(MISSES - len(found), 3)
+        if rows.is_empty() or wanted <= 0:
+            continue
+        if stage == Stage.CONDITION:
+            rows = _closest(asking, answer, rows)
+        found += _spread_near(rows, wanted) if "lacks" in rows.columns else _spread(rows, wanted, asking)
+    return found
+
+
+def _spread_near(rows: pl.DataFrame, count: int) -> list[Chosen]:
+    rows = rows.sort("lacks", "off", "place").unique("label", keep="first", maintain_order=True).head(count)
+    return list(rows.select("place", "label", "stage").iter_rows())
+
+
+def _closest(asking: Asking, answer: Answer, rows: pl.DataFrame) -> pl.DataFrame:
+    """With `lacks`, how many of the parts that must all hold do not, and `off`, how far the numbers are from enough."""
+    trigger = answer.trigger
+    assert trigger.when is not None
+    hits = asking.hits(trigger, not answer.exact and asking.ground.share > 1)
+    asked, facts = hits.facts(trigger, answer.rulebook)
+    parts = conjuncts(syntax(trigger.when.text))
+    facts = facts.join(rows.select("row").drop_nulls(), on="row", how="semi")
+    if facts.is_empty():
+        return rows
+    session = asking.ground.session
+    session.put("misses", facts)
+    holds = ", ".join(f"CAST(NOT {condition_sql(part, asked)} AS INTEGER)" for part in parts)
+    off = " + ".join(_distance(part, asked) for part in parts)
+    scored = session.frame(f'SELECT "row", list_sum([{holds}]) AS lacks, CAST({off} AS DOUBLE) AS off FROM misses')
+    return rows.join(scored.unique("row"), on="row", how="inner")
+
+
+def _distance(part: Any, asked: Any) -> str:
+    """How far a comparison with a number is from holding, in terms of that number; 0 if it holds or is none."""
+    if part[0] != "compare" or part[3][0] != "number" or part[1][0] not in ("name", "count"):
+        return f"CASE WHEN {condition_sql(part, asked)} THEN 0 ELSE 1 END"
+    name, limit = part[1], Decimal(part[3][1])
+    value = asked.count(name[1]) if name[0] == "count" else f"TRY_CAST({asked.value(name[1])} AS DOUBLE)"
+    away = f"abs({value} - {limit}) / {max(abs(limit), Decimal(1))}"
+    return f"CASE WHEN {condition_sql(part, asked)} THEN 0 ELSE coalesce({away}, 1000) END"
+
+
+def _case(answer: Answer, group: list[Asked], place: int, stage: str) -> Case | None:
+    """One hit told, after what its visitor did before it."""
+    trigger, rulebook = answer.trigger, only(answer.rulebook, answer.trigger)
+    states: dict[int, State] = {}
+    trail = Trail()
+    for hit in group:
+        state = state_for(states, hit)
+        if hit.place == place:
+            return _told(hit.entry, state, rulebook, trigger, trail, stage)
+        trail.note(process(hit.entry, state, rulebook, hit.parsed))
+    return None
+
+
+def _told(entry: Entry, state: State, rulebook: Rulebook, trigger: Trigger, trail: Trail, stage: str) -> Case:
+    """The story, and the postbacks of what fires. A cap that stops it was used up by others."""
+    if trigger.cap is not None:
+        state.caps.clear()
+        if stage == Stage.CAP:
+            _use_up(entry, state, rulebook, trigger)
+    story = explain(entry, state, rulebook, trail)
+    outcome: Outcome = process(entry, state, rulebook)
+    says = next((one.says for one in story.triggers if one.name == trigger.name), " ".join(story.says))
+    found = next((one.stage for one in story.triggers if one.name == trigger.name), stage)
+    return Case(
+        outcome.hit_id, outcome.time_us, found, says, outcome.affiliate, outcome.visitor, outcome.fields | outcome.params,
+        outcome.postbacks, story,
+    )  # fmt: skip
+
+
+def _use_up(entry: Entry, state: State, rulebook: Rulebook, trigger: Trigger) -> None:
+    """The cap as it stands for a hit that it refuses."""
+    assert trigger.cap is not None and entry.hit is not None
+    trial = _trial(entry, state, rulebook)
+    facts = Facts(None, None, trial.affiliate, {}, "", entry.seq, entry.time_us)  # type: ignore[arg-type]
+    state.put_cap(cap_key(trigger, trigger.cap, facts, space(trigger.client, False)), trigger.cap.count)
+
+
+def _trial(entry: Entry, state: State, rulebook: Rulebook) -> Outcome:
+    """What the hit would be, decided on a copy of what is known."""
+    trial = State()
+    trial.owners, trial.txids = dict(state.owners), dict(state.txids)
+    visitors = msgspec.msgpack.encode(state.visitors)
+    trial.visitors = msgspec.msgpack.decode(visitors, type=dict[str, Visitor])
+    return process(entry, trial, rulebook)

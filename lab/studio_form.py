@@ -1,0 +1,262 @@
+"""The left half of a studio: a widget per key of a trigger, and what is wrong with each below it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ipywidgets as w
+
+from lab.studio_check import Checked
+from lab.studio_draft import Draft
+from lab.studio_page import trouble_html
+
+METHODS = ("webhook", "email", "javascript", "pixel")
+_EVERY = ("hour", "day", "month", "total")
+_WIDE = "100%"
+
+
+class Form:
+    """The widgets. changed: called when a person has changed one. `draft` and `show` are what goes out and in."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._loading = False
+        self._draft = Draft()
+        self.name = _text("first-deposit")
+        self.client = w.Dropdown(layout=_wide())
+        self.on = w.Dropdown(layout=_wide())
+        self.after = w.TagsInput(allow_duplicates=True, layout=_wide())
+        self.within = _text("30d")
+        self.condition = _text('amount >= 20 and country == "DE"')
+        self.condition.add_class("bt-condition")
+        self.chips = w.HBox([], layout=w.Layout(width=_WIDE))
+        self.chips.add_class("bt-chips")
+        self.once = w.Checkbox(description="once per visitor", indent=False, layout=w.Layout(width="150px"))
+        self.cap_count = w.BoundedIntText(min=0, max=10**9, layout=w.Layout(width="100px"))
+        self.cap_per = w.Dropdown(options=["trigger", "affiliate"], layout=w.Layout(width="110px"))
+        self.cap_every = w.Dropdown(options=_EVERY, value="day", layout=w.Layout(width="90px"))
+        self.payout_kind = w.Dropdown(options=["none", "fixed", "percent"], layout=w.Layout(width="100px"))
+        self.payout_sum = _text("25", "90px")
+        self.payout_of = _text("amount", "110px")
+        self.payout_currency = _text("EUR", "70px")
+        self.method = w.Dropdown(options=METHODS, layout=w.Layout(width="130px"))
+        self.to_client = w.Checkbox(description="client", indent=False, layout=w.Layout(width="80px"))
+        self.to_affiliate = w.Checkbox(description="affiliate", indent=False, layout=w.Layout(width="100px"))
+        self.affiliate = w.Dropdown(layout=w.Layout(width="150px"))
+        self.template = w.Textarea(
+            rows=2, placeholder="the affiliate's own address", layout=w.Layout(width=_WIDE, height="52px")
+        )
+        self.template.add_class("bt-code")
+        self.toml = w.Textarea(rows=10, layout=w.Layout(width=_WIDE, height="220px"))
+        self.toml.add_class("bt-code")
+        self._troubles = {name: w.HTML() for name in ("name", "on", "after", "within", "when", "cap", "payout", "to",
+                                                     "template", "toml")}  # fmt: skip
+        self.box = self._laid_out()
+        for widget in self._inputs:
+            widget.observe(self._told, "value")
+        self.affiliate.observe(self._turned, "value")
+
+    @property
+    def _inputs(self) -> Sequence[Any]:
+        return (
+            self.name, self.client, self.on, self.after, self.within, self.condition, self.once, self.cap_count,
+            self.cap_per, self.cap_every, self.payout_kind, self.payout_sum, self.payout_of, self.payout_currency,
+            self.method, self.to_client, self.to_affiliate, self.template,
+        )  # fmt: skip
+
+    def _laid_out(self) -> Any:
+        said = self._troubles
+        rows = [
+            _row(_field("name", self.name, said["name"]), _field("client", self.client)),
+            _row(_field("fires on", self.on, said["on"]), _field("within", self.within, said["within"], width="110px")),
+            _field("after these steps, in this order", self.after, said["after"]),
+            _field("condition", self.condition, said["when"], self.chips),
+            _row(self.once),
+            _field("cap (0: none) · per · every", _row(self.cap_count, self.cap_per, self.cap_every), said["cap"]),
+            _field(
+                "payout · how much · of · currency",
+                _row(self.payout_kind, self.payout_sum, self.payout_of, self.payout_currency),
+                said["payout"],
+            ),
+            _field("posts by · to", _row(self.method, self.to_client, self.to_affiliate), said["to"]),
+            _field("address for one affiliate", self.affiliate, self.template, said["template"]),
+        ]
+        fields = w.VBox(rows)
+        fields.add_class("bt-form")
+        return fields
+
+    def offer(self, clients: Sequence[str], affiliates: Sequence[str], events: Sequence[tuple[str, str]]) -> None:
+        """What can be chosen. events: (label, name)."""
+        self._loading = True
+        try:
+            self.client.options = _with(clients, self._draft.client)
+            chosen = self.affiliate.value
+            self.affiliate.options = list(affiliates)
+            self.affiliate.value = chosen if chosen in affiliates else next(iter(affiliates), None)
+            names = [name for _, name in events]
+            more = [] if self._draft.on in names or not self._draft.on else [(self._draft.on, self._draft.on)]
+            self.on.options = [*events, *more]
+            self.on.value = self._draft.on or (names[0] if names else None)
+        finally:
+            self._loading = False
+
+    def put(self, draft: Draft) -> None:
+        """Show a draft."""
+        self._draft, self._loading = draft, True
+        try:
+            self.name.value, self.within.value, self.condition.value = draft.name, draft.within, draft.when
+            self.client.options = _with(self.client.options, draft.client)
+            self.client.value = draft.client or None
+            if draft.on and draft.on not in [name for _, name in self.on.options]:
+                self.on.options = [*self.on.options, (draft.on, draft.on)]
+            self.on.value = draft.on or None
+            self.after.value = list(draft.after)
+            self.once.value = draft.once == "visitor"
+            count = draft.cap.get("count", 0)
+            self.cap_count.value = count if isinstance(count, int) else 0
+            self.cap_per.value = draft.cap.get("per", "trigger")
+            self.cap_every.value = draft.cap.get("every", "day")
+            self._put_payout(draft)
+            self.method.value = draft.method if draft.method in METHODS else "webhook"
+            self.to_client.value, self.to_affiliate.value = "client" in draft.to, "affiliate" in draft.to
+            self._show_template()
+            self.toml.value = draft.toml
+        finally:
+            self._loading = False
+
+    def _put_payout(self, draft: Draft) -> None:
+        kind = next((kind for kind in ("fixed", "percent") if kind in draft.payout), "none")
+        self.payout_kind.value = kind
+        self.payout_sum.value = str(draft.payout.get(kind, ""))
+        self.payout_of.value = draft.payout.get("of", "")
+        self.payout_currency.value = draft.payout.get("currency", "")
+        self.payout_sum.disabled = self.payout_currency.disabled = kind == "none"
+        self.payout_of.disabled = kind != "percent"
+
+    @property
+    def draft(self) -> Draft:
+        """What the widgets say. Keys without a widget are kept as they were."""
+        cap = {"per": self.cap_per.value, "every": self.cap_every.value, "count": self.cap_count.value}
+        recipients = [name for name in self._draft.to if name in ("client", "affiliate")]
+        wanted = {"client": self.to_client.value, "affiliate": self.to_affiliate.value}
+        to = [name for name in recipients if wanted[name]]
+        to += [name for name, yes in wanted.items() if yes and name not in to]
+        return self._draft.changed(
+            name=self.name.value.strip(), client=self.client.value or "", on=self.on.value or "",
+            after=tuple(self.after.value), within=self.within.value.strip(), when=self.condition.value,
+            once="visitor" if self.once.value else "always", cap=cap if cap["count"] else {}, payout=self._payout(),
+            method=self.method.value, to=tuple(to), templates=self._templates(),
+        )  # fmt: skip
+
+    def _payout(self) -> dict[str, Any]:
+        kind = self.payout_kind.value
+        if kind == "none":
+            return {}
+        payout = {kind: self.payout_sum.value.strip()}
+        if kind == "percent" and self.payout_of.value.strip():
+            payout["of"] = self.payout_of.value.strip()
+        if self.payout_currency.value.strip():
+            payout["currency"] = self.payout_currency.value.strip()
+        return payout
+
+    def _templates(self) -> dict[str, Any]:
+        templates = dict(self._draft.templates)
+        if self.affiliate.value:
+            templates.pop(self.affiliate.value, None)
+            if self.template.value.strip():
+                templates[self.affiliate.value] = self.template.value.strip()
+        return templates
+
+    def _show_template(self) -> None:
+        chosen = self.affiliate.value
+        own = self._draft.templates.get(chosen, "") if chosen else ""
+        self.template.value = own if isinstance(own, str) else ""
+        self.template.disabled = not isinstance(own, str)  # a table is edited as TOML
+
+    def judge(self, checked: Checked, hint: str = "") -> None:
+        """Show what is wrong, each thing at its field. hint: below the address where nothing is wrong with it."""
+        chosen = f"template {self.affiliate.value}"
+        for name, html in self._troubles.items():
+            field = chosen if name == "template" else name
+            found = checked.at(field)
+            if name == "toml":
+                known = {*self._troubles, chosen}
+                found = tuple(one for one in checked.troubles if one.field not in known)
+            html.value = trouble_html(found, checked.draft.when if name == "when" else "")
+        if not checked.at(chosen) and hint:
+            self._troubles["template"].value = f'<div class="bt-q">{hint}</div>'
+        _mark(self.condition, bool(checked.at("when")))
+        _mark(self.template, bool(checked.at(chosen)))
+
+    def suggest(self, texts: Sequence[str]) -> None:
+        """Offer these texts of the condition as buttons, each with what it adds."""
+        typed = self.condition.value
+        buttons = []
+        for text in texts:
+            begin = next(
+                (i for i, (a, b) in enumerate(zip(text, typed, strict=False)) if a != b), min(len(text), len(typed))
+            )
+            begin = (
+                text.rfind(" ", 0, begin) + 1
+                if begin < len(text) and text[begin - 1 : begin] not in ("", " ")
+                else begin
+            )
+            button = w.Button(description=text[begin:].strip() or text, tooltip=text)
+            button.add_class("bt-chip")
+            button.on_click(lambda _, text=text: setattr(self.condition, "value", text))
+            buttons.append(button)
+        self.chips.children = buttons
+
+    def _told(self, change: Any) -> None:
+        if self._loading:
+            return
+        self._draft = self.draft
+        self._changed()
+
+    def _turned(self, change: Any) -> None:
+        """Another affiliate is chosen: its address is shown."""
+        if not self._loading:
+            self._loading = True
+            try:
+                self._show_template()
+            finally:
+                self._loading = False
+            self._changed()
+
+    def follow(self) -> None:
+        """Show the TOML of what the widgets say, and what can be filled in for the chosen payout."""
+        self._loading = True
+        try:
+            self._put_payout(self._draft)
+            self.toml.value = self._draft.toml
+        finally:
+            self._loading = False
+
+
+def _wide() -> Any:
+    return w.Layout(width=_WIDE)
+
+
+def _text(placeholder: str, width: str = _WIDE) -> Any:
+    return w.Text(placeholder=placeholder, continuous_update=True, layout=w.Layout(width=width))
+
+
+def _field(label: str, *parts: Any, width: str = _WIDE) -> Any:
+    box = w.VBox([w.HTML(f'<span class="bt-label">{label}</span>'), *parts], layout=w.Layout(width=width))
+    box.add_class("bt-field")
+    return box
+
+
+def _row(*parts: Any) -> Any:
+    box = w.HBox(list(parts), layout=w.Layout(width=_WIDE))
+    box.add_class("bt-row")
+    return box
+
+
+def _with(options: Sequence[str], one: str) -> list[str]:
+    return [*options, *([one] if one and one not in options else [])]
+
+
+def _mark(widget: Any, bad: bool) -> None:
+    (widget.add_class if bad else widget.remove_class)("bt-bad")
