@@ -22,9 +22,8 @@ def put(text: str, draft: Draft) -> str:
     ):
         raise LabError("this rulebook writes its triggers as one list; write each under its own [[trigger]]")
     made: list[str] = []
-    missing: dict[tuple[str, ...], str] = {
-        ("affiliate", affiliate, "for", draft.client, draft.name): affiliate for affiliate in draft.templates
-    }
+    below = ("for", draft.client, draft.name)
+    missing: dict[tuple[str, ...], str] = {("affiliate", name, *below): name for name in draft.templates}
     placed = inside = False
     for path, lines in _blocks(text):
         if path == ("trigger",):
