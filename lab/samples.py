@@ -1,169 +1,104 @@
-"""The sample tables: one day of generated traffic, decided by the engine and delivered cleanly, without any service.
+"""The sample tables: a week of generated traffic with planted stories, decided by the engine and delivered by a model.
 
-    python -m lab.samples     writes datasets/tables, if its rows would differ, and the counts in datasets/README.md
+    python -m lab.samples     writes what is in datasets, if it would differ: the tables, bestodds.csv, stories.toml and the
+                              counts and stories in README.md
 
-All rows follow from the rulebook, the seed and the number of hits; only the names of the files are random.
+All rows follow from the rulebooks, the seed and the number of hits; only the names of the files are random.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
-import msgspec
+import pyarrow as pa
 
-from lab.traffic import SAMPLE_START_US, Request, generate, to_hit
-from service.archive.schemas import (
-    SCHEMAS,
-    Attempt,
-    attempt_row,
-    decision_row,
-    hit_row,
-    postback_row,
-    rulebook_row,
-    table,
-)
-from service.archive.tables import append, open_table
-from service.engine import (
-    Entry,
-    Hit,
-    Outcome,
-    Postback,
-    PostbackState,
-    Rejection,
-    Rulebook,
-    State,
-    Verdict,
-    load,
-    parse,
-    process,
-)
-from service.engine.parse import parameters
-from service.engine.partition import partition_of
+from lab.answers import Week, answers, markdown, toml
+from lab.delivering import Outage
+from lab.journal import Published, Rows, rows_of, write
+from lab.stories import IN_TRAFFIC, STORIES
+from lab.traffic import SAMPLE_START_US, generate
+from lab.world import linked_affiliates
+from service.archive.schemas import SCHEMAS, table
+from service.archive.tables import open_table
+from service.engine import Rulebook, Verdict, load
 
 DATASETS = Path(__file__).parent.parent / "datasets"
-HITS = 6_000
+HITS = 14_000
+DAYS = 7
 SEED = 7
-PARTITIONS = 16
-EPOCH = 1
-RETRY_SHARE = 0.03  # of the postbacks get a 503 on the first try
-RETRY_AFTER_US = 5_000_000
-AHEAD_US = 40_000  # the clock of the second web process is fast, so that arrival and log time differ for its hits
-APPEND_US = 200  # from the arrival to the journal
+PARTNER_ZONE = timedelta(hours=1)  # the partner's export is written in another time zone
 
-MARKS = ("<!-- counts: written by python -m lab.samples -->", "<!-- end of counts -->")
-
-Rows = dict[str, list[dict[str, Any]]]
+COUNTS = ("<!-- counts: written by python -m lab.samples -->", "<!-- end of counts -->")
+TOLD = ("<!-- stories: written by python -m lab.samples -->", "<!-- end of stories -->")
 
 
-def build(root: Path, rules: str, hits: int = HITS, seed: int = SEED, source: str = "rules.toml") -> Rows:
-    """Write all tables of the sample day below `root`. rules: text of the rulebook; source: where it is from."""
-    made = sample_rows(load(rules), hits, seed, source)
-    for name, rows in made.items():
-        append(root, name, table(name, rows))
-    return made
-
-
-def sample_rows(rulebook: Rulebook, hits: int = HITS, seed: int = SEED, source: str = "rules.toml") -> Rows:
-    """The rows of every table, each in the order of its partition and number."""
-    rows: Rows = {name: [] for name in SCHEMAS}
-    rows["rulebooks"].append(rulebook_row(SAMPLE_START_US, rulebook.id, rulebook.text, source))
-    journals = _journals(rulebook, generate(rulebook, hits, seed), seed)
-    for partition, entries in enumerate(journals):
-        postbacks: list[Postback] = []
-        for entry, outcome in _decide(entries, rulebook):
-            rows["hits"].append(hit_row(entry, parameters(entry.hit) if entry.hit else {}))
-            if outcome is not None:
-                rows["decisions"].append(decision_row(partition, EPOCH, outcome))
-                postbacks += outcome.postbacks
-        rows["postbacks"] += [postback_row(partition, n, postback) for n, postback in enumerate(postbacks, 1)]
-        rows["attempts"] += [attempt_row(partition, n, attempt) for n, attempt in enumerate(_deliver(postbacks), 1)]
-    return rows
-
-
-def hit_id(seed: int, index: int, time_us: int) -> str:
-    """A UUIDv7 like the intake's, 32 hex digits, with bits from the seed in place of random ones."""
-    bits = int.from_bytes(hashlib.sha256(f"{seed} {index}".encode()).digest()[:10], "big")
-    high = (time_us // 1000) << 16 | 0x7000 | bits >> 68
-    return f"{high:016x}{1 << 63 | bits & (1 << 62) - 1:016x}"
-
-
-def _journals(rulebook: Rulebook, requests: Iterable[Request], seed: int) -> list[list[Entry]]:
-    """The entries of each partition: the rulebook takes effect, then the hits in the order they came."""
-    journals = [[Entry(p, EPOCH, 1, SAMPLE_START_US, None, rulebook.id)] for p in range(PARTITIONS)]
-    ids: list[str] = []
-    for index, request in enumerate(requests):
-        arrival_us = SAMPLE_START_US + request.offset_us
-        received_at_us = arrival_us + AHEAD_US * (request.visitor % 2)
-        ids.append(hit_id(seed, index, received_at_us))
-        partition, hit = _take_in(to_hit(request, ids[index], received_at_us, ids), rulebook)
-        journal = journals[partition]
-        time_us = max(journal[-1].time_us, min(received_at_us, arrival_us + APPEND_US))
-        journal.append(Entry(partition, EPOCH, len(journal) + 1, time_us, hit))
-    return journals
-
-
-def _take_in(hit: Hit, rulebook: Rulebook) -> tuple[int, Hit]:
-    """What the intake finds: the partition, and the refusal that it answers."""
-    parsed = parse(hit, rulebook)
-    if isinstance(parsed, Rejection):
-        hit = msgspec.structs.replace(hit, refusal=str(parsed.reason))
-    return partition_of(parsed.client, PARTITIONS), hit
-
-
-def _decide(entries: Iterable[Entry], rulebook: Rulebook) -> Iterator[tuple[Entry, Outcome | None]]:
-    state = State()
-    for entry in entries:
-        outcome = process(entry, state, rulebook) if entry.hit is not None else None
-        if outcome is not None and outcome.verdict == Verdict.ENGINE_ERROR:
-            raise RuntimeError(f"the engine failed on hit {outcome.hit_id}, no tables were written: {outcome.detail}")
-        yield entry, outcome
-
-
-def _deliver(postbacks: Iterable[Postback]) -> list[Attempt]:
-    """A clean delivery: everything due arrives, a few at the second try; in the order in which the tries ended."""
-    attempts: list[Attempt] = []
-    for postback in postbacks:
-        if postback.state == PostbackState.DUE:
-            attempts += _tries(postback)
-    return sorted(attempts, key=lambda attempt: (attempt.time_us + attempt.duration_us, attempt.postback_id))
-
-
-def _tries(postback: Postback) -> list[Attempt]:
-    bits = hashlib.sha256(f"delivery {postback.id}".encode()).digest()
-    wait_us = 4_000 + int.from_bytes(bits[:2], "big")
-    duration_us = 1_500 + int.from_bytes(bits[2:4], "big") // 4
-    first = _attempt(postback, 1, postback.time_us + wait_us, duration_us)
-    if int.from_bytes(bits[4:8], "big") >= RETRY_SHARE * 2**32:
-        return [first]
-    due_us = first.time_us + duration_us + RETRY_AFTER_US + 10 * int.from_bytes(bits[8:10], "big")
-    refused = msgspec.structs.replace(
-        first, result="server_error", status=503, answer="busy, try again\n", state="due", next_due_us=due_us
+def sample_week(hits: int = HITS, seed: int = SEED) -> Week:
+    """The sample week of the rulebooks in datasets; the same for the same numbers."""
+    before, after = ((DATASETS / name).read_text(encoding="utf-8") for name in ("rules.toml", "rules-next.toml"))
+    rulebook = load(before)
+    linked = linked_affiliates(rulebook)
+    published = (
+        Published(0, before, "rules.toml"),
+        Published(STORIES["rule-change"].window(DAYS).from_us, after, "rules-next.toml"),
     )
-    return [refused, _attempt(postback, 2, due_us + wait_us, duration_us)]
+    requests = generate(rulebook, hits, seed, days=DAYS, stories=IN_TRAFFIC)
+    down = STORIES["outage"].window(DAYS)
+    outage = Outage(
+        STORIES["outage"].about(rulebook, linked), SAMPLE_START_US + down.from_us, SAMPLE_START_US + down.until_us
+    )
+    rows = rows_of(requests, published, seed, outages=[outage])
+    lost = _lost(rows, rulebook, linked)
+    return Week(requests, rows, published, seed, SAMPLE_START_US, DAYS, linked, lost)
 
 
-def _attempt(postback: Postback, number: int, time_us: int, duration_us: int) -> Attempt:
-    headers = {"webhook-id": postback.id, "webhook-timestamp": str(time_us // 1_000_000)}
-    if postback.body:
-        headers["content-type"] = "application/json"
-    return Attempt(
-        postback.id, number, time_us, postback.recipient, postback.verb, postback.url, postback.body, headers,
-        "delivered", 200, "ok\n", "", duration_us, "delivered",
-    )  # fmt: skip
+def _lost(rows: Rows, rulebook: Rulebook, linked: list[str]) -> list[dict[str, Any]]:
+    """The postbacks that the partner answered and lost."""
+    story = STORIES["lost-postbacks"]
+    who, window = story.about(rulebook, linked), story.window(DAYS)
+    start, end = (SAMPLE_START_US + at_us for at_us in (window.from_us, window.until_us))
+    arrived = {
+        row["postback_id"] for row in rows["attempts"]
+        if row["state"] == "delivered" and start <= row["time"].timestamp() * 1_000_000 < end
+    }  # fmt: skip
+    return [row for row in rows["postbacks"] if row["recipient"] == who and row["postback_id"] in arrived]
+
+
+def partner_export(week: Week) -> str:
+    """What the partner has of its postbacks, as its own CSV export: other names, its own time zone, no test, none lost."""
+    lost = {row["postback_id"] for row in week.lost}
+    out = StringIO()
+    rows = csv.writer(out, lineterminator="\n")
+    rows.writerow(["Date", "Sub ID", "Type", "Commission", "Currency", "Postback ID"])
+    mine = [
+        row for row in week.rows["attempts"]
+        if row["recipient"] == week.who("lost-postbacks") and row["state"] == "delivered"
+        and row["postback_id"] not in lost
+    ]  # fmt: skip
+    promised = {row["postback_id"]: row for row in week.rows["postbacks"]}
+    for row in sorted(mine, key=lambda row: (row["time"], row["postback_id"])):
+        postback, said = promised[row["postback_id"]], parse_qs(urlsplit(row["url"]).query)
+        date = f"{row['time'] + PARTNER_ZONE:%Y-%m-%d %H:%M:%S}"
+        money = [postback["payout"], postback["currency"]]
+        rows.writerow([date, *said.get("cid", [""]), postback["event"], *money, postback["postback_id"]])
+    return out.getvalue()
 
 
 def counts(rows: Rows) -> str:
-    """What the day holds, as a Markdown table."""
+    """What the week holds, as a Markdown table."""
     decisions = rows["decisions"]
     counted: list[tuple[str, Counter[str]]] = [
+        ("hits by day", Counter(row["day"] for row in decisions)),
         ("hits by route", Counter(row["route"] for row in rows["hits"] if row["kind"] == "hit")),
         ("hits by client", Counter(row["client"] or "(none)" for row in decisions)),
         ("verdicts", Counter(row["verdict"] for row in decisions)),
@@ -184,11 +119,10 @@ def counts(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def write_counts(readme: Path, text: str) -> None:
-    """Put the counts between the marks in the README."""
-    head, mark, rest = readme.read_text(encoding="utf-8").partition(MARKS[0] + "\n")
-    tail = rest.partition(MARKS[1])[2]
-    readme.write_text(f"{head}{mark}{text}\n{MARKS[1]}{tail}", encoding="utf-8")
+def between(marks: tuple[str, str], document: str, text: str) -> str:
+    """The document with the text between its marks."""
+    head, mark, rest = document.partition(marks[0] + "\n")
+    return f"{head}{mark}{text}\n{marks[1]}{rest.partition(marks[1])[2]}"
 
 
 def forget_place(root: Path) -> None:
@@ -202,33 +136,51 @@ def forget_place(root: Path) -> None:
 
 def rows_digest(root: Path) -> dict[str, str]:
     """Per table, a SHA-256 over all rows in a fixed order, whatever the files are called; "" for a missing table."""
-    return {name: _digest(root, name) for name in SCHEMAS}
+    found = {name: open_table(root, name) for name in SCHEMAS}
+    return {name: _digest(name, one.to_pyarrow_table()) if one is not None else "" for name, one in found.items()}
 
 
-def _digest(root: Path, name: str) -> str:
-    found = open_table(root, name)
-    if found is None:
-        return ""
-    rows: list[Mapping[str, Any]] = found.to_pyarrow_table().select(SCHEMAS[name].names).to_pylist()
-    lines = sorted(repr(list(row.values())) for row in rows)
+def _digest(name: str, rows: pa.Table) -> str:
+    lines = sorted(repr(list(row.values())) for row in rows.select(SCHEMAS[name].names).to_pylist())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def texts(week: Week) -> dict[str, str]:
+    """What each file beside the tables has to hold."""
+    found = answers(week)
+    readme = (DATASETS / "README.md").read_text(encoding="utf-8")
+    readme = between(TOLD, between(COUNTS, readme, counts(week.rows)), markdown(found))
+    return {"README.md": readme, "stories.toml": toml(found), "bestodds.csv": partner_export(week)}
+
+
+def stale(week: Week) -> list[str]:
+    """What differs in datasets from what is made anew: names of files, or `tables`."""
+    files = {DATASETS / name: text for name, text in texts(week).items()}
+    names = [path.name for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    fresh = {name: _digest(name, table(name, rows)) for name, rows in week.rows.items()}
+    return names + ([] if rows_digest(DATASETS / "tables") == fresh else ["tables"])
+
+
 def main() -> int:
-    """Write the tables, unless they hold the very same rows already, and the counts in the README."""
-    target = DATASETS / "tables"
-    rules = (DATASETS / "rules.toml").read_text(encoding="utf-8")
-    with tempfile.TemporaryDirectory(dir=DATASETS, prefix=".tables-") as folder:
+    """Write whatever would differ."""
+    week = sample_week()
+    changed = stale(week)
+    for name, text in texts(week).items():
+        if name in changed:
+            (DATASETS / name).write_text(text, encoding="utf-8")
+    if "tables" in changed:
+        _put_tables(DATASETS / "tables", week.rows)
+    print(f"{DATASETS}: {', '.join(changed) + ' written' if changed else 'unchanged'}")
+    return 0
+
+
+def _put_tables(target: Path, rows: Rows) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tables-") as folder:
         fresh = Path(folder) / "tables"
-        write_counts(DATASETS / "README.md", counts(build(fresh, rules)))
-        if target.exists() and rows_digest(fresh) == rows_digest(target):
-            print(f"{target}: unchanged")
-            return 0
+        write(fresh, rows)
         forget_place(fresh)
         shutil.rmtree(target, ignore_errors=True)
         fresh.rename(target)
-    print(f"{target}: written, {HITS:,} hits of seed {SEED}")
-    return 0
 
 
 if __name__ == "__main__":

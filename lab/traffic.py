@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from lab.stories import DAY_US, IN_TRAFFIC, STORIES, Telling
 from lab.trouble import break_something
 from lab.visits import run_visit, try_out
 from lab.world import SHARES, Dice, Draft, World
 from service.engine import Hit, Rulebook, load
+from service.engine.document import nearest
 
 SAMPLE_START_US = 1_772_409_600_000_000  # 2026-03-02T00:00Z, a Monday
-DAY_US = 86_400_000_000
 PLACEHOLDER = re.compile(rb"\{id:([0-9]+)\}")
 
 # when visitors arrive: weight of each hour of the day, UTC
@@ -35,6 +36,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     offset_us: planned time since the start. target: path and query as the bytes go on the wire, `{id:N}` standing for the
     hit id of request N of the same list (always an earlier one). note: what it is: click, registration, login, sale,
     pageview, image, step, duplicate, test, or broken:REASON. visitor: requests of one visitor go one after the other.
+    stories: the planted ones that touched it (`lab.stories`).
     """
 
     offset_us: int
@@ -45,6 +47,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     headers: dict[str, str] = {}
     note: str = ""
     visitor: int = 0
+    stories: tuple[str, ...] = ()
 
     @property
     def refers_to(self) -> tuple[int, ...]:
@@ -53,12 +56,14 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
 
 def generate(
-    rulebook: str | Rulebook, hits: int = 5000, seed: int = 7, start_us: int = SAMPLE_START_US, days: int = 1
-) -> list[Request]:
+    rulebook: str | Rulebook, hits: int = 5000, seed: int = 7, start_us: int = SAMPLE_START_US, days: int = 1,
+    stories: Sequence[str] = (),
+) -> list[Request]:  # fmt: skip
     """Exactly `hits` requests over `days` days, in the order of their offsets.
 
     rulebook: its text or itself; its clients, affiliates, parameters and aliases shape the traffic. start_us: what the
-    requests believe to be the time of offset 0. Raises TrafficError, and RulebookError for a text with problems.
+    requests believe to be the time of offset 0. stories: names in `lab.stories.IN_TRAFFIC`, planted in it.
+    Raises TrafficError, and RulebookError for a text with problems.
     """
     book = load(rulebook) if isinstance(rulebook, str) else rulebook
     if hits < 1 or days < 1:
@@ -66,17 +71,34 @@ def generate(
     if not book.clients:
         raise TrafficError("the rulebook has no client, so there is nothing to visit; add [client.NAME]")
     world = World(book, Dice(seed), start_us)
-    span_us = days * DAY_US
+    tellings = [Telling(STORIES[_known(name)], world, seed, days) for name in stories]
     for _ in range(round(hits * SHARES["test"] / 3)):
         try_out(world, _arrival_us(world.dice, days))
     for _ in range(round(hits * SHARES["broken"])):
         break_something(world, _arrival_us(world.dice, days))
+    _fill(world, hits - sum(round(hits * telling.story.added) for telling in tellings), days, tellings)
+    for telling in tellings:
+        telling.fill(hits)
+    _fill(world, hits, days, tellings)
+    return _numbered(world.drafts, hits)
+
+
+def _known(name: str) -> str:
+    if name not in IN_TRAFFIC:
+        raise TrafficError(f"there is no story {name!r} that traffic can tell{nearest(name, IN_TRAFFIC)}")
+    return name
+
+
+def _fill(world: World, hits: int, days: int, tellings: Sequence[Telling]) -> None:
+    """Visits, until so many requests lie within the days."""
+    span_us = days * DAY_US
     inside = sum(draft.offset_us < span_us for draft in world.drafts)
     while inside < hits:
         before = len(world.drafts)
         run_visit(world, _arrival_us(world.dice, days))
+        for telling in tellings:
+            telling.visit(range(before, len(world.drafts)))
         inside += sum(draft.offset_us < span_us for draft in world.drafts[before:])
-    return _numbered(world.drafts, hits)
 
 
 def _arrival_us(dice: Dice, days: int) -> int:
@@ -96,7 +118,7 @@ def _numbered(drafts: list[Draft], hits: int) -> list[Request]:
     return [
         Request(
             draft.offset_us, draft.method, renumber(draft.target), renumber(draft.body), draft.content_type,
-            draft.headers, draft.note, draft.visitor,
+            draft.headers, draft.note, draft.visitor, draft.stories,
         )
         for draft in map(drafts.__getitem__, order)
     ]  # fmt: skip

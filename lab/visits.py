@@ -43,7 +43,7 @@ class Visit:
             pairs.append(("click_id", "{click_id}" if self.dice.chance(SHARES["macro"]) else own))
         path = f"/c/{quote(self.client.name, safe='')}/{quote(self.affiliate, safe='')}"
         target = path.encode() + (b"?" + encode_pairs(pairs) if pairs else b"")
-        self.click_id = self.world.add(Draft(self.now_us, "GET", target, note, self.visitor, self.headers))
+        self.click_id = self._add("GET", target, note)
 
     def by_image(self, event: str, pairs: Sequence[tuple[str, str]], note: str) -> None:
         """An event from the page's `<img>`, where the client lets browsers send it; else from server to server."""
@@ -52,7 +52,7 @@ class Visit:
             known.append(("click_id", self.click_id))
         path = b"/e.gif?" if event in self.client.browser_events else b"/e?"
         target = path + encode_pairs([*known, *pairs])
-        self.world.add(Draft(self.now_us, "GET", target, note, self.visitor, self.headers))
+        self._add("GET", target, note)
 
     def browse(self) -> None:
         """Look at some pages."""
@@ -119,7 +119,7 @@ class Visit:
             self._post("application/x-www-form-urlencoded", encode_pairs(pairs, form=True), note)
             return
         target = b"/e?" + encode_pairs(pairs)
-        self.world.add(Draft(self.now_us, "GET", target, note, self.visitor, self.headers))
+        self._add("GET", target, note)
 
     def _identifiers(self) -> list[tuple[str, str]]:
         if not self.uid:
@@ -129,7 +129,12 @@ class Visit:
         return [("uid", self.uid)]
 
     def _post(self, content_type: str, body: bytes, note: str) -> None:
-        self.world.add(Draft(self.now_us, "POST", b"/e", note, self.visitor, self.headers, body, content_type))
+        self._add("POST", b"/e", note, body, content_type)
+
+    def _add(self, method: str, target: bytes, note: str, body: bytes = b"", content_type: str = "") -> str:
+        client = self.client.name
+        draft = Draft(self.now_us, method, target, note, self.visitor, self.headers, body, content_type, client)
+        return self.world.add(draft)
 
 
 def _json(pairs: Iterable[tuple[str, str]]) -> bytes:

@@ -77,7 +77,7 @@ BOT_AGENT = "Mozilla/5.0 (compatible; LinkTaster/2.1; +http://linktaster.example
 class Dice:
     """Chance out of one seed. Built on `random()` alone, the only method Python keeps the same between versions."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | str) -> None:
         self._random = random.Random(seed).random
 
     def chance(self, share: float) -> bool:
@@ -112,7 +112,10 @@ class Dice:
 
 
 class Draft(msgspec.Struct, gc=False):
-    """A request before all are put in order: as `traffic.Request`, with `{id:N}` for the draft made as number N."""
+    """A request before all are put in order: as `traffic.Request`, with `{id:N}` for the draft made as number N.
+
+    client: whose visitor sends it, "" where it is broken. stories: those that touched it.
+    """
 
     offset_us: int
     method: str
@@ -122,21 +125,33 @@ class Draft(msgspec.Struct, gc=False):
     headers: dict[str, str]
     body: bytes = b""
     content_type: str = ""
+    client: str = ""
+    stories: tuple[str, ...] = ()
+
+
+def qualities_of(rulebook: Rulebook) -> dict[str, Quality]:
+    """What the visitors of each affiliate are worth; without affiliates those who come by themselves, as ""."""
+    if not rulebook.affiliates:
+        return {"": msgspec.structs.replace(QUALITIES[0], linked=False)}
+    return {name: QUALITIES[position % len(QUALITIES)] for position, name in enumerate(rulebook.affiliates)}
+
+
+def linked_affiliates(rulebook: Rulebook) -> list[str]:
+    """The affiliates that use the tracker link."""
+    return [name for name, quality in qualities_of(rulebook).items() if name and quality.linked]
 
 
 class World:
     """The rulebook's clients and affiliates, the dice, and the drafts made so far."""
 
     def __init__(self, rulebook: Rulebook, dice: Dice, start_us: int) -> None:
+        self.rulebook = rulebook
         self.dice = dice
         self.start_us = start_us
         self.clients = tuple(rulebook.clients.values())
         self.affiliates = tuple(rulebook.affiliates) or ("",)
-        unlinked = msgspec.structs.replace(QUALITIES[0], linked=False)
-        self.qualities = {
-            name: QUALITIES[position % len(QUALITIES)] if name else unlinked
-            for position, name in enumerate(self.affiliates)
-        }
+        self.qualities = qualities_of(rulebook)
+        self.linked = linked_affiliates(rulebook)
         self.drafts: list[Draft] = []
         self.people = 0
         self.orders = 0

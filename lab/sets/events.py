@@ -57,7 +57,8 @@ class Source:
         self._paths = log.files("hits")
         self._files = "[" + ", ".join(map(text, self._paths)) + "]"
         cuts = log.cuts.filter(pl.col("partition").is_in(partitions))
-        self._whole = cuts.height == log.cuts.height and not cuts["beyond"].sum()
+        everything = cuts.height == log.cuts.height and not cuts["beyond"].sum()
+        self._whole = everything and log.as_of is None  # what came later than `as_of` is not beyond a cut
         session.put("cuts", cuts.select("partition", "seq"))
         session.put("clients", pl.DataFrame({"name": list(rulebook.clients)}, {"name": pl.String}))
         session.put("names", pl.DataFrame(list(self.names.items()), {"name": pl.String, "ev": pl.Int16}, orient="row"))

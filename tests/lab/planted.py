@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from lab.samples import Rows, sample_rows
+from lab.journal import Published, Rows, rows_of
+from lab.traffic import generate
 from service.archive.schemas import microseconds, table
 from service.archive.tables import append
-from service.engine import load
 
 Receipt = dict[str, Any]
 
@@ -49,7 +49,7 @@ class Day:
     """The rows of the tables, and what the partner received: one receipt per delivered postback, in the order of time."""
 
     def __init__(self, hits: int, seed: int = 7) -> None:
-        self.rows: Rows = sample_rows(load(RULES), hits, seed)
+        self.rows: Rows = rows_of(generate(RULES, hits, seed), [Published(0, RULES)], seed)
         self.receipts: list[Receipt] = [_receipt(row) for row in self.rows["attempts"] if row["state"] == "delivered"]
         self.receipts.sort(key=lambda receipt: receipt["time_us"])
         self.recipients = {row["postback_id"]: row["recipient"] for row in self.rows["postbacks"]}

@@ -76,6 +76,15 @@ def day(tmp_path: Path, past: Past) -> Log:
     return lab.open(past.store(tmp_path / "tables"))
 
 
+def test_a_log_opened_as_of_a_moment_ends_there_for_both_engines(past: Past, tmp_path: Path) -> None:
+    # given a log whose later hits are left out
+    log = lab.open(past.store(tmp_path / "tables"), as_of="2026-03-02T00:05:30")
+    # when both decide it by one rulebook, then neither sees the later ones
+    by_sets, by_reference = replay_by_sets(log, load(RULES)), replay_by_reference(log, load(RULES))
+    assert by_sets.hits == by_reference.hits == 5
+    assert by_sets.digest == by_reference.digest
+
+
 def test_a_fault_in_the_reference_engine_is_caught_and_the_smallest_case_is_shown(day: Log) -> None:
     # given a condition whose text both compile, and whose predicate the reference engine has got wrong
     rulebook = load(RULES)
