@@ -16,6 +16,7 @@ import polars as pl
 from lab.compare_cases import PLAIN, Case, differences_of, explain_cases, sample, whole_case
 from lab.compare_runs import Side, run_both, run_shuffled
 from lab.replay import Progress, Rules, Run, rulebook_of
+from lab.report_drawing import money_bars, postback_bars
 from lab.show import html_block, html_table, plural, text_of
 from service.engine import Rulebook
 from service.engine.difference import difference
@@ -177,7 +178,10 @@ class Comparison(msgspec.Struct, frozen=True):
         moved = self.money.filter(pl.col("difference") != 0)
         tables = [html_table(self.by_trigger, "Postbacks")] if not self.by_trigger.is_empty() else []
         tables += [html_table(moved, "Money")] if not moved.is_empty() else []
-        return html_block(self.sentence, *tables, notes=tuple(notes))
+        picture = money_bars(moved) if not moved.is_empty() else ""
+        if not picture and not self.by_trigger.is_empty():
+            picture = postback_bars(self.by_trigger)
+        return html_block(self.sentence, picture, *tables, notes=tuple(notes))
 
 
 def compare(

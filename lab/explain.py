@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,7 +11,7 @@ import polars as pl
 
 from lab.log import LabError
 from lab.replay import Library, Progress, Rules, Stream, rulebook_of
-from lab.show import html_block, plural, text_of
+from lab.show import plural, text_of
 from service.archive.schemas import decision_row, microseconds
 from service.engine import EMPTY, Entry, Outcome, Rulebook, State, process
 from service.engine.explain import Story, explain_lines
@@ -71,9 +70,9 @@ class Explanation(msgspec.Struct, frozen=True):
         return "\n".join(self.lines)
 
     def _repr_html_(self) -> str:
-        indented = ((len(line) - len(line.lstrip()), escape(line.lstrip())) for line in self.lines[1:])
-        body = "".join(f'<div style="padding-left:{depth * 0.6:.1f}em">{line}</div>' for depth, line in indented)
-        return html_block(self.lines[0], body)
+        from lab.explain_page import explanation_html
+
+        return explanation_html(self)
 
 
 def explain(

@@ -21,6 +21,7 @@ import polars as pl
 
 from lab.funnel_steps import Asked, read_question, read_window, value_of
 from lab.log import LabError, Log
+from lab.pictures import funnel_bars
 from lab.show import html_block, html_table, plural, rich_table
 from service.engine.document import nearest
 from service.engine.model import RESERVED
@@ -186,7 +187,7 @@ class Funnel:
         return f"Funnel {self.title}: {self.sentence}\n{text_table(self.readable())}"
 
     def _repr_html_(self) -> str:
-        return html_block(self.title, html_table(self.readable(), limit=60), notes=(self.sentence,))
+        return html_block(self.title, funnel_bars(self), html_table(self.readable(), limit=60), notes=(self.sentence,))
 
 
 class Way:

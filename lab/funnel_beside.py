@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from lab.log import LabError
+from lab.pictures import segment_bars
 from lab.show import html_block, html_table
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ class Segments:
         return f"one: {self.one.title}\nother: {self.other.title}\n{text_table(self.readable())}"
 
     def _repr_html_(self) -> str:
-        return html_block(f"{self.one.title} | {self.other.title}", html_table(self.readable()))
+        return html_block(
+            f"{self.one.title} | {self.other.title}", segment_bars(self.frame), html_table(self.readable())
+        )
 
 
 def _shares(ties: pl.DataFrame, name: str) -> pl.Series:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import polars as pl
 
+from lab.pictures import shares
 from lab.show import html_block, html_table, plural
 
 
@@ -61,7 +62,8 @@ class ImportReport(msgspec.Struct, frozen=True):
 
     def _repr_html_(self) -> str:
         tables = [html_table(frame, title) for title, frame in self.frames().items() if not frame.is_empty()]
-        return html_block(repr(self), *tables, notes=self.notes)
+        parts = [("parsed", self.parsed, "a"), ("rejected", self.rejected, "d")]
+        return html_block(repr(self), shares("Lines", parts), *tables, notes=self.notes)
 
 
 def _short(time: str) -> str:

@@ -11,6 +11,7 @@ import polars as pl
 
 from lab.cuts import find_cuts
 from lab.erased import ERASED, as_replayed
+from lab.pictures import over_time
 from lab.show import html_block, html_table, plural
 from service.archive import tables
 from service.archive.schemas import SCHEMAS
@@ -244,7 +245,9 @@ class Log:
         )
 
     def _repr_html_(self) -> str:
-        return html_block(repr(self), html_table(self.summary()))
+        decided = self.decisions.select("time", good=pl.col("verdict") == "accepted")
+        picture = over_time("Hits over time; what was not accepted on top", decided)
+        return html_block(repr(self), picture, html_table(self.summary()))
 
     def _beyond_text(self) -> str:
         beyond = int(self.cuts["beyond"].sum())

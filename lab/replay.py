@@ -14,6 +14,7 @@ import polars as pl
 from lab.digest import Placed, digest
 from lab.erased import note
 from lab.log import LabError
+from lab.pictures import bars, shares
 from lab.show import html_block, html_table, plural
 from service.archive.schemas import SCHEMAS, decision_row, entry_of, postback_row, table
 from service.engine import EMPTY, Entry, Rulebook, State, load
@@ -265,7 +266,20 @@ class Run:
         )
 
     def _repr_html_(self) -> str:
-        return html_block(repr(self), html_table(self.counts), notes=self.warnings[:5])
+        tones = {"accepted": "a", "duplicate": "b"}
+        verdicts = shares(
+            "Hits by verdict", [(name, hits, tones.get(name, "d")) for name, hits in self.verdicts.iter_rows()]
+        )
+        return html_block(repr(self), verdicts, self._firing_bars(), html_table(self.counts), notes=self.warnings[:5])
+
+    def _firing_bars(self) -> str:
+        """How often each trigger fired."""
+        fired = self.counts.group_by("client", "trigger").agg(pl.col("firings").sum()).sort("client", "trigger")
+        rows = [
+            (f"{client} {trigger}", firings, plural(firings, "firing"))
+            for client, trigger, firings in fired.iter_rows()
+        ]
+        return bars("Firings by trigger", rows)
 
 
 def _frame(name: str, rows: Iterator[dict[str, Any]]) -> pl.DataFrame:

@@ -24,7 +24,11 @@ _STYLE = (
     ".backtrack table{border-collapse:collapse;margin:.4em 0;font-size:12px}"
     ".backtrack th,.backtrack td{padding:2px 10px 2px 0;border:0;border-bottom:1px solid rgba(128,128,128,.35);"
     "text-align:left;vertical-align:top;background:none;color:inherit}.backtrack th{font-weight:600;opacity:.75}"
-    ".backtrack .n{text-align:right;font-variant-numeric:tabular-nums}.backtrack .q{opacity:.65}</style>"
+    ".backtrack .n{text-align:right;font-variant-numeric:tabular-nums}.backtrack .q{opacity:.65}"
+    ".backtrack svg{display:block;max-width:100%;height:auto;margin:.5em 0}"
+    ".backtrack svg text{fill:currentColor;font:12px system-ui,'DejaVu Sans',sans-serif}"
+    ".backtrack .a{fill:#2a91a2}.backtrack .b{fill:#8b929c}.backtrack .u{fill:#2e9d6a}.backtrack .d{fill:#c9564c}"
+    ".backtrack svg .q{fill:#8a8f98;opacity:.18}.backtrack summary{cursor:pointer;opacity:.75}</style>"
 )
 
 

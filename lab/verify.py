@@ -18,6 +18,7 @@ import polars as pl
 from lab.check import KINDS, LATE_US, Check, defects_of
 from lab.defects import DEFECTS
 from lab.partner_record import read_access_log, read_csv
+from lab.pictures import shares
 from lab.receipts import read_receipts
 from lab.reconcile import reconcile
 from lab.replay import Progress, Rules, midstream, replay
@@ -208,7 +209,13 @@ class Verification:
 
     def _repr_html_(self) -> str:
         table = "" if self.ok else html_table(self.defects) + html_table(self.differences)
-        return html_block(self.sentence, table, notes=(self.numbers, *self.warnings[:5]))
+        parts = [
+            ("equal", self.equal, "u"),
+            ("kept back", self.withheld + self.recorded, "b"),
+            ("different", self.faulty, "d"),
+        ]
+        picture = shares("Postbacks: equal, kept back, different", parts)
+        return html_block(self.sentence, picture, table, notes=(self.numbers, *self.warnings[:5]))
 
 
 def _line(
