@@ -34,3 +34,10 @@ def __getattr__(name: str) -> Any:
     if name in _LATE:
         return getattr(import_module(_LATE[name]), name)
     raise AttributeError(f"module 'lab' has no attribute {name!r}")
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext lab`: the magics `%%rulebook`, `%%trigger`, `%replay` and `%lab`."""
+    from lab.magics import register
+
+    register(shell)

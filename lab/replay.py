@@ -121,6 +121,14 @@ class Library:
         return None if decided.is_empty() else self.find(decided.item(0, 0))
 
 
+def newest_rulebook(log: Log) -> Rulebook:
+    """The rulebook that took effect last in a log. Raises LabError if the log names none."""
+    named = log.hits.filter(pl.col("kind") == "rulebook").sort("time", "seq").select("rulebook_id").collect()
+    if named.is_empty():
+        raise LabError(f"{log.path} names no rulebook; give one with rules")
+    return Library(log).find(named["rulebook_id"][-1])
+
+
 class Stream:
     """The entries of one partition in log order. `epoch` is that of the last entry; `warnings` what was odd on the way."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as w
 
 from lab.log import LabError
-from lab.replay import Library, Rules, rulebook_of
+from lab.replay import Rules, newest_rulebook, rulebook_of
 from lab.studio_answer import Answer
 from lab.studio_cases import Case
 from lab.studio_check import Checked, Trouble, check
@@ -39,7 +39,7 @@ class Studio(Screen):
 
     def __init__(self, log: Log, rules: Rules = None, trigger: str | dict[str, Any] | None = None) -> None:
         self.log = log
-        self._rulebook = _newest(log) if rules is None else rulebook_of(rules)
+        self._rulebook = newest_rulebook(log) if rules is None else rulebook_of(rules)
         assert self._rulebook is not None
         self._ground: Ground | None = None
         self._answer: Answer | None = None
@@ -225,13 +225,3 @@ class Studio(Screen):
     def __repr__(self) -> str:
         wrong = f", {len(self.troubles)} wrong" if self.troubles else ""
         return f"Studio of {self.log.path}: {self.draft.name} on {self.draft.on} of {self.draft.client}{wrong}"
-
-
-def _newest(log: Log) -> Rulebook:
-    """The rulebook that took effect last in the log."""
-    import polars as pl
-
-    named = log.hits.filter(pl.col("kind") == "rulebook").sort("time", "seq").select("rulebook_id").collect()
-    if named.is_empty():
-        raise LabError(f"{log.path} names no rulebook; give one with rules")
-    return Library(log).find(named["rulebook_id"][-1])
