@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from urllib.parse import quote_plus, unquote_to_bytes
 
 import re2
@@ -117,7 +116,6 @@ def hit_of(line: ParsedLine, hit_id: str, client: str, naming: Naming) -> Hit:
     )  # fmt: skip
 
 
-@lru_cache(maxsize=65_536)
 def visitor_tag(address: str, user_agent: str) -> str:
     """The tag id of a request that carries none: a hash of address and user agent.
 

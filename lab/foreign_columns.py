@@ -6,7 +6,8 @@ A value that needs no escaping is taken as it is; any other goes, once per disti
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import quote_plus
 
@@ -14,12 +15,9 @@ import polars as pl
 from polars.exceptions import ComputeError
 
 from lab.foreign import _BUILT_IN, _FEED_QUERY, _TAKEN, Naming, host_of, own_query, text_of
+from lab.placing import WIDE
 from service.engine import Hit
 from service.engine.parse import MAX_NAME, MAX_VALUE, parameters
-
-# what makes up a hit, beside the columns of `blocks.SCHEMA` that stay: made_up: its query behind the tag id; own: the
-# request's own query; keys, values: its parameters; unsure: the engine may reject the hit, and decides it itself
-ADDED = ("event", "path_text", "made_up", "referrer_host", "own", "keys", "values", "unsure")
 
 _SAFE = r"^[A-Za-z0-9_.~/-]*$"
 _PLAIN_TEXT = r"^[!-$&-~]*$"  # ASCII without `%` and blanks
@@ -27,31 +25,59 @@ _LONG = 6_000  # bytes of a query that might end up over the engine's limit
 _MANY = 80  # parameters
 
 
-def with_hit(frame: pl.DataFrame, naming: Naming) -> pl.DataFrame:
-    """A frame in the columns of `blocks.SCHEMA` with those of `ADDED`."""
+def with_hit(frame: pl.DataFrame, naming: Naming, client: str, aliases: Iterable[str] = ()) -> pl.DataFrame:
+    """A frame in the columns of `blocks.SCHEMA` in those of `placing.WIDE`.
+
+    aliases: names of own parameters that the client reads as reserved ones. A hit with one is left to the engine: it may
+    be somebody else than its address and user agent say.
+    """
     paths = _paths(frame["path"])
     frame = frame.with_columns(
-        paths.alias("path_text"), _referrer_host(frame["referrer"]), _own(frame["query"]).alias("own")
+        paths.alias("path_text"), _referrer_host(frame["referrer"]), _tags(frame), _own(frame["query"]).alias("own")
     )
     frame = frame.with_columns(
-        event=_events(frame, naming),
-        path_text=frame["path_text"].str.slice(0, MAX_VALUE),
-    )
-    frame = frame.with_columns(made_up=_made_up(frame))
+        event=_events(frame, naming), path_text=frame["path_text"].str.slice(0, MAX_VALUE),
+        status=pl.col("status").cast(pl.String), host=pl.col("host").str.slice(0, MAX_VALUE),
+    )  # fmt: skip
+    frame = frame.with_columns(query=_query(frame, client))
     pairs = _pairs(frame["own"])
-    joined = frame.with_row_index("_row").join(pairs, on="_row", how="left", maintain_order="left").drop("_row")
-    long = pl.col("own").bin.size() > _LONG
-    return joined.with_columns(pl.col("keys", "values").fill_null([]), unsure=pl.col("unsure").fill_null(False) | long)
+    joined = frame.with_row_index("_row").join(pairs, on="_row", how="left", maintain_order="left")
+    odd = pl.col("unsure").fill_null(False) | (pl.col("own").bin.size() > _LONG)
+    if aliases:
+        odd = odd | (pl.col("keys").list.set_intersection(pl.lit(pl.Series([list(aliases)]))).list.len() > 0).fill_null(
+            False
+        )
+    return joined.select(
+        *(name for name in WIDE if name not in ("keys", "values", "unsure", "referrer_host", "host")),
+        pl.col("keys", "values").fill_null([]),
+        unsure=odd,
+        referrer_host=pl.col("referrer_host").replace("", None),
+        host=pl.when(pl.col("host") != "").then("host"),
+    ).select(list(WIDE))
 
 
-def _made_up(frame: pl.DataFrame) -> pl.Expr:
-    """`&path=/a&status=200&method=GET&referrer_host=b`, and the virtual host if there is one."""
+def _tags(frame: pl.DataFrame) -> pl.Series:
+    """The tag id of each request: every pair of address and user agent once, told apart by 64 bits of hash."""
+    who = frame.select("address", "user_agent", who=pl.col("address").hash(1) ^ pl.col("user_agent").hash(2))
+    known = who.unique("who").select("who", said=pl.concat_str("address", "user_agent", separator="\n").cast(pl.Binary))
+    digests = pl.Series([hashlib.sha256(said).digest() for said in known["said"].to_list()], dtype=pl.Binary)
+    named = known.select("who", tag=digests.bin.encode("hex").str.slice(0, 32))  # as `foreign.visitor_tag`
+    return who.join(named, on="who", how="left", maintain_order="left")["tag"]
+
+
+def _query(frame: pl.DataFrame, client: str) -> pl.Series:
+    """The query that an intake request would have: `client=a&event=pageview&tag_id=...&path=/a&status=200&method=GET`."""
     quoted = {name: _each(frame[name], _quote, _SAFE) for name in ("path_text", "method", "referrer_host", "host")}
-    whole = pl.lit("&path=") + quoted["path_text"] + "&status=" + pl.col("status").cast(pl.String)
-    whole = whole + "&method=" + quoted["method"]
+    event = _each(frame["event"], _quote, _SAFE)
+    parts: list[Any] = [pl.lit(f"client={_quote(client)}&event="), event, pl.lit("&tag_id="), "tag"]
+    parts += [pl.lit("&path="), quoted["path_text"], pl.lit("&status="), "status", pl.lit("&method="), quoted["method"]]
     for name in ("referrer_host", "host"):
-        whole = whole + pl.when(quoted[name] == "").then(pl.lit("")).otherwise(pl.lit(f"&{name}=") + quoted[name])
-    return whole
+        parts += [pl.when(quoted[name] != "").then(pl.lit(f"&{name}=")), pl.when(quoted[name] != "").then(quoted[name])]
+    made_up = frame.select(pl.concat_str(parts, ignore_nulls=True).cast(pl.Binary)).to_series()
+    said = frame["own"].bin.size() > 0
+    if not said.any():
+        return made_up
+    return frame.select(pl.when(said).then(made_up + pl.lit(b"&") + pl.col("own")).otherwise(made_up)).to_series()
 
 
 def _quote(text: str) -> str:
@@ -130,7 +156,12 @@ def _events(frame: pl.DataFrame, naming: Naming) -> pl.Series:
             maintain_order="left",
         )
         return both["event"]
-    return asked.select(_built_in()).to_series()
+    known = asked.select("path_text").unique()
+    return (
+        asked.join(known.with_columns(named=_by_path()), on="path_text", how="left", maintain_order="left")
+        .select(_built_in())
+        .to_series()
+    )
 
 
 def _feeds(queries: pl.Series) -> pl.Series:
@@ -149,16 +180,23 @@ def _feed_pattern() -> str:
     return "(?i)" + _FEED_QUERY.pattern.decode()
 
 
+def _by_path() -> pl.Expr:
+    path, named = pl.col("path_text"), pl.lit("pageview")
+    for name, pattern in reversed(_BUILT_IN):
+        named = pl.when(path.str.contains("(?i)" + pattern.pattern)).then(pl.lit(name)).otherwise(named)
+    return named
+
+
 def _built_in() -> pl.Expr:
-    status, method, path = pl.col("status"), pl.col("method"), pl.col("path_text")
-    named: Any = pl.when(status >= 400).then(pl.lit("error"))
-    named = named.when(method.is_in(["POST", "PUT", "PATCH", "DELETE"])).then(pl.lit("submit"))
-    named = named.when(~method.is_in(["GET", "HEAD"]) | (status < 200)).then(pl.lit("other"))
-    named = named.when(pl.col("feed")).then(pl.lit("feed"))
-    for name, pattern in _BUILT_IN:
-        named = named.when(path.str.contains("(?i)" + pattern.pattern)).then(pl.lit(name))
-    expression: pl.Expr = named.otherwise(pl.lit("pageview"))
-    return expression
+    """The event by status, method, feed, and `named`, what the path says."""
+    status, method = pl.col("status"), pl.col("method")
+    return (
+        pl.when(status >= 400).then(pl.lit("error"))
+        .when(method.is_in(["POST", "PUT", "PATCH", "DELETE"])).then(pl.lit("submit"))
+        .when(~method.is_in(["GET", "HEAD"]) | (status < 200)).then(pl.lit("other"))
+        .when(pl.col("feed")).then(pl.lit("feed"))
+        .otherwise(pl.col("named"))
+    )  # fmt: skip
 
 
 def _pairs(own: pl.Series) -> pl.DataFrame:

@@ -8,32 +8,37 @@ from __future__ import annotations
 
 import glob
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import click
 import msgspec
+import polars as pl
 import pyarrow as pa
 from deltalake import write_deltalake
 from deltalake.exceptions import DeltaError
 
-from lab.blocks import Blocks, Rejected
+from lab.blocks import Blocks, Rejected, read_block
 from lab.commands import one_line_errors
-from lab.decided import EPOCH, PARTITION, Deciding
+from lab.decided import EPOCH, PARTITION, Decided, Deciding
 from lab.foreign import Events, Naming
 from lab.foreign_columns import with_hit
 from lab.formats import Format, ParsedLine, all_formats, format_named, parse_line
 from lab.imported import ImportReport
 from lab.log import LabError
+from lab.parts import Parts
 from lab.placing import MEMORY_GB, Placing
 from lab.show import HELP, plural, progress, rich_table
 from service.archive.schemas import TABLE_VERSION, hit_row, moment, rulebook_row, table
 from service.archive.tables import append
 from service.engine import Entry, Rulebook, RulebookError, load
 
+THREADS = 2  # blocks read, or batches written, at the same time
 Progress = Callable[[int, int], None]
 
 _REJECTED = pa.schema([("line", pa.int64()), ("reason", pa.string()), ("raw", pa.binary())])
@@ -56,32 +61,47 @@ def import_log(
     form, naming, rulebook = format_named(format), Naming(events), _rulebook_for(client)
     _check_free(target)
     source = str(path) if isinstance(path, str | Path) else ", ".join(map(str, path))
-    with _staged(target) as folder, Placing(folder.parent, memory_gb) as placing:
-        reading = _Reading(Blocks(sources, form), naming, placing, folder)
+    with _staged(target) as folder, Placing(folder.parent, memory_gb) as placing, ThreadPoolExecutor(THREADS) as pool:
+        reading = _Reading(Blocks(sources), form, folder)
+        reading.read(lambda block: with_hit(block, naming, client), placing, pool)
         if not reading.parsed:
             raise LabError(_nothing_parsed(source, form, reading))
         placing.place(rulebook.clients[client].remember_us)
-        figures, deciding = placing.figures(), Deciding(rulebook, client)
-        start_us = figures["first_us"]
-        append(folder, "rulebooks", table("rulebooks", [
-            rulebook_row(start_us, rulebook.id, rulebook.text, f"import of {', '.join(found.name for found in sources)}")
-        ]))  # fmt: skip
-        append(folder, "hits", table("hits", [hit_row(Entry(PARTITION, EPOCH, 1, start_us, None, rulebook.id), {})]))
-        done = 0
-        for batch in placing.batches(client, reading.content):
-            hits, decisions = deciding.rows(batch)
-            append(folder, "hits", hits)
-            append(folder, "decisions", decisions)
-            done = _report(progress, done, batch.num_rows, reading.parsed)
+        deciding = Deciding(rulebook, client)
+        names = ", ".join(found.name for found in sources)
+        published = rulebook_row(placing.first_us, rulebook.id, rulebook.text, f"import of {names}")
+        append(folder, "rulebooks", table("rulebooks", [published]))
+        start = Entry(PARTITION, EPOCH, 1, placing.first_us, None, rulebook.id)
+        append(folder, "hits", table("hits", [hit_row(start, {})]))
+        _write(folder, map(deciding.decide, placing.batches(reading.content)), pool, reading.parsed, progress)
     return ImportReport(
         source=source, format=form.name, client=client, out=str(target), rulebook_id=rulebook.id,
         lines=reading.lines, parsed=reading.parsed, rejected=reading.lines - reading.parsed,
-        reasons=dict(reading.reasons.most_common()), moved=reading.moved, ties=figures["ties"],
-        visitor_ties=figures["visitor_ties"], first_time=moment(start_us).isoformat(),
-        last_time=moment(figures["last_us"]).isoformat(), verdicts=dict(deciding.verdicts.most_common()),
-        events=dict(deciding.events.most_common()), visitors=len(deciding.visitors),
+        reasons=dict(reading.reasons.most_common()), moved=reading.moved, ties=placing.ties,
+        visitor_ties=placing.visitor_ties, first_time=moment(placing.first_us).isoformat(),
+        last_time=moment(placing.last_us).isoformat(), verdicts=dict(deciding.verdicts.most_common()),
+        events=dict(deciding.events.most_common()), visitors=deciding.visitors,
         seconds=round(perf_counter() - started, 3),
     )  # fmt: skip
+
+
+def _write(
+    folder: Path, batches: Iterable[Decided], pool: ThreadPoolExecutor, total: int, progress: Progress | None
+) -> None:
+    """Write the batches as rows of hits and decisions while the next ones are decided."""
+    hits, decisions = Parts(folder, "hits"), Parts(folder, "decisions")
+
+    def write(numbered: tuple[int, Decided]) -> int:
+        number, decided = numbered
+        hits.write(decided.hits(), number)
+        decisions.write(decided.decisions(), number)
+        return decided.frame.height
+
+    done = 0
+    for rows in ahead(pool, write, enumerate(batches)):
+        done = _report(progress, done, rows, total)
+    hits.commit()
+    decisions.commit()
 
 
 def _report(progress: Progress | None, done: int, more: int, total: int) -> int:
@@ -90,6 +110,17 @@ def _report(progress: Progress | None, done: int, more: int, total: int) -> int:
         if number % 1_000 == 0 or number == total:
             progress(number, total)  # type: ignore[misc]
     return done + more
+
+
+def ahead(pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """What the work makes of each item, in their order, with few items on their way at the same time."""
+    waiting: deque[Future[Any]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > THREADS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def sources_of(path: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -110,31 +141,46 @@ def sources_of(path: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 class _Reading:
-    """All lines of the files read: the parsed ones went to the placing, the rejected ones to the table `rejected`."""
+    """All lines of the files read: the parsed ones go to the placing, the rejected ones to the table `rejected`."""
 
-    def __init__(self, blocks: Blocks, naming: Naming, placing: Placing, folder: Path) -> None:
-        self.parsed = self.moved = 0
+    def __init__(self, blocks: Blocks, form: Format, folder: Path) -> None:
+        self.lines = self.parsed = self.moved = 0
         self.reasons: Counter[str] = Counter()
         self.sample: list[bytes] = []  # of rejected lines
-        latest_us = 0
-        _write_rejected(folder, ())
-        for frame, rejected in blocks:
-            if rejected:
-                self._reject(folder, rejected)
-            if frame.is_empty():
-                continue
-            self.parsed += frame.height
-            times = frame.select("line", "time_us").sort("line")["time_us"]
-            latest = times.cum_max().shift(1).fill_null(latest_us).clip(lower_bound=latest_us)
-            self.moved += int((times < latest).sum())
-            latest_us = max(latest_us, times.cum_max()[-1])
-            placing.add(with_hit(frame, naming))
-        self.lines, self.content = blocks.lines, blocks.content
+        self._blocks, self._form, self._folder = blocks, form, folder
+        self._latest_us = -(1 << 62)
 
-    def _reject(self, folder: Path, rejected: list[Rejected]) -> None:
+    @property
+    def content(self) -> str:
+        """A digest of all bytes."""
+        return self._blocks.content
+
+    def read(self, made: Callable[[pl.DataFrame], pl.DataFrame], placing: Placing, pool: ThreadPoolExecutor) -> None:
+        """Read everything. made: what a frame of parsed lines becomes for the placing."""
+
+        def work(block: bytes) -> tuple[pl.DataFrame, list[Rejected], int]:
+            frame, rejected, lines = read_block(block, self._form)
+            return made(frame) if frame.height else frame, rejected, lines
+
+        _write_rejected(self._folder, ())
+        for frame, rejected, lines in ahead(pool, work, self._blocks):
+            if rejected:
+                self._reject([(self.lines + line, reason, raw) for line, reason, raw in rejected])
+            if frame.height:
+                self._count(frame["time_us"])
+                placing.add(frame.with_columns(pl.col("line") + self.lines))
+            self.lines += lines
+
+    def _count(self, times: pl.Series) -> None:
+        self.parsed += times.len()
+        latest = times.cum_max().shift(1).fill_null(self._latest_us).clip(lower_bound=self._latest_us)
+        self.moved += int((times < latest).sum())
+        self._latest_us = max(self._latest_us, int(times.max()))  # type: ignore[arg-type]
+
+    def _reject(self, rejected: list[Rejected]) -> None:
         self.reasons.update(reason for _, reason, _ in rejected)
         self.sample += [raw for _, _, raw in rejected[: 100 - len(self.sample)]]
-        _write_rejected(folder, rejected)
+        _write_rejected(self._folder, rejected)
 
 
 def _rulebook_for(client: str) -> Rulebook:

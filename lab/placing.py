@@ -1,120 +1,140 @@
-"""The lines of an import in their order, in a DuckDB with bounds: sorted stably by (time, line), numbered, each with the
-visitor it belongs to.
+"""The lines of an import in their order: sorted stably by (time, line), numbered, each with the visitor it belongs to.
 
 A visitor is a tag id (address and user agent) as long as it is not forgotten; its id is that of its first hit. Whatever the
 engine might see otherwise (a hit it may reject, a visitor with more names than are remembered) is `hard` and is left to it.
+
+Only a few numbers per line stay in memory, some 60 bytes; the rest waits in a `Spill`. What came before a hit is found by
+running fills over hits sorted by visitor. Tags are compared by 64 bits of hash, as in the set engine.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import duckdb
 import polars as pl
-import pyarrow as pa
 
-MEMORY_GB = 1.0
+from lab.spill import Spill
+
+MEMORY_GB = 0.5
 BATCH_ROWS = 120_000
+PIECE_ROWS = 4_000_000  # hits whose visitors are found at once
 _NAMES = 190  # a few below what the engine remembers
+
+# a request as a hit. tag: whom it belongs to, as far as it says; path_text, status, referrer_host, host: its made-up
+# parameters, null if absent; keys, values: its own; unsure: the engine may reject the hit, and decides it itself
+WIDE: dict[str, Any] = {
+    "line": pl.Int64, "time_us": pl.Int64, "method": pl.String, "path": pl.Binary, "query": pl.Binary,
+    "address": pl.String, "user_agent": pl.String, "referrer": pl.String, "event": pl.String, "tag": pl.String,
+    "path_text": pl.String, "status": pl.String, "referrer_host": pl.String, "host": pl.String,
+    "keys": pl.List(pl.String), "values": pl.List(pl.String), "unsure": pl.Boolean,
+}  # fmt: skip
+LASTING = ("referrer_host", "host")  # made-up parameters that not every hit has, and that are remembered
 
 
 class Placing:
-    """A connection of its own with the table `wide`, closed and its files removed at the end of `with`."""
+    """Takes in frames in the columns of `WIDE`; after `place` they come back in `batches`, in the order of the log."""
 
     def __init__(self, folder: Path, memory_gb: float = MEMORY_GB) -> None:
-        self._folder = tempfile.TemporaryDirectory(dir=folder, prefix=".placing-")
-        config: Any = {"memory_limit": f"{memory_gb}GB", "threads": 2, "temp_directory": self._folder.name}
-        self._connection = duckdb.connect(config=config)
-        self._made = False
+        self._spill = Spill(folder, memory_gb)
+        self._narrow: list[pl.DataFrame] = []
+        self._texts: dict[str, dict[str | None, int]] = {name: {None: 0} for name in LASTING}
+        self._placed = pl.DataFrame()
+        self.first_us = self.last_us = self.ties = self.visitor_ties = 0
 
     def __enter__(self) -> Placing:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._connection.close()
-        self._folder.cleanup()
+        self._spill.close()
 
     def add(self, frame: pl.DataFrame) -> None:
-        """Take in the requests of a block: the columns of `blocks.SCHEMA` and `foreign_columns.ADDED`."""
-        self._connection.register("incoming", frame.to_arrow())
-        select = "SELECT *, substr(sha256(address || chr(10) || user_agent), 1, 32) AS tag FROM incoming"
-        self._run(f"INSERT INTO wide {select}" if self._made else f"CREATE TEMP TABLE wide AS {select}")
-        self._connection.unregister("incoming")
-        self._made = True
+        """Take in the requests of a block, in the order of their lines."""
+        self._narrow.append(frame.select(
+            "line", "time_us", pl.col("tag").hash().alias("tag"), *(self._numbers(frame[name]) for name in LASTING),
+            own=pl.col("keys").list.len(), unsure="unsure",
+        ))  # fmt: skip
+        self._spill.add(frame)
 
     def place(self, remember_us: int) -> None:
-        """Number the hits from 2, behind the rulebook, and find their visitors."""
-        self._run(
-            """
-            CREATE TEMP TABLE hard AS SELECT tag FROM wide GROUP BY tag HAVING bool_or(unsure)
-            UNION SELECT tag FROM (SELECT tag, unnest(keys) AS name FROM wide WHERE len(keys) > 0)
-            GROUP BY tag HAVING count(DISTINCT name) > """
-            + str(_NAMES)
+        """Put the hits in order and find their visitors, and the figures first_us, last_us, ties, visitor_ties."""
+        hits = pl.concat(self._narrow).with_row_index("row").sort("time_us", maintain_order=True).with_row_index("pos")
+        self._narrow.clear()
+        self.first_us, self.last_us = hits["time_us"][0], hits["time_us"][-1]
+        self.ties = _shared(hits.select("time_us"))
+        hard = self._hard(hits)
+        pieces = -(-hits.height // PIECE_ROWS)
+        placed = []
+        for piece in range(pieces):
+            visits = hits.filter(pl.col("tag") % pieces == piece).sort("tag", maintain_order=True)
+            self.visitor_ties += _shared(visits.select("tag", "time_us"))
+            placed.append(_lives(visits, remember_us, hard))
+        self._placed = pl.concat(placed).sort("pos")
+
+    def batches(self, content: str) -> Iterator[pl.DataFrame]:
+        """The hits in their order: the columns of `WIDE` but line and unsure, and
+
+        pos (from 0), seq (from 2, behind the rulebook), hit_id, visitor, new_visitor, life (a number of the visitor), hard,
+        last_own (pos of the visitor's last hit so far with parameters of its own, null if none), last_referrer_host,
+        last_host. content: hex digits that make the ids those of this log.
+        """
+        texts = {name: pl.Series(list(self._texts[name]), dtype=pl.String) for name in LASTING}
+        for placed in self._placed.iter_slices(BATCH_ROWS):
+            yield self._spill.rows(placed).select(
+                pl.exclude("line", "unsure", *(f"last_{name}" for name in LASTING)),
+                (pl.col("pos").cast(pl.Int64) + 2).alias("seq"), _identity(content, "line").alias("hit_id"),
+                _identity(content, "life").alias("visitor"),
+                *(texts[name].gather(placed[f"last_{name}"]).alias(f"last_{name}") for name in LASTING),
+            )  # fmt: skip
+
+    def _numbers(self, column: pl.Series) -> pl.Series:
+        """The texts of a lasting parameter as numbers, 0 for null."""
+        known, texts = column.unique(), self._texts[column.name]
+        numbers = pl.Series([texts.setdefault(text, len(texts)) for text in known], dtype=pl.UInt32)
+        return column.replace_strict(known, numbers, return_dtype=pl.UInt32)
+
+    def _hard(self, hits: pl.DataFrame) -> pl.Series:
+        """The tags that are left to the engine."""
+        own = hits.filter(pl.col("own") > 0).group_by("tag").agg(pl.col("own").sum())
+        crowded = own.filter(pl.col("own") > _NAMES)["tag"]
+        names = (
+            [self._names_of(frame, crowded) for frame in self._spill.frames(["tag", "keys"])] if crowded.len() else []
         )
-        self._run(f"""
-            CREATE TEMP TABLE placed AS
-            WITH numbered AS (
-              SELECT line, time_us, tag, referrer_host, host, len(keys) AS own,
-                row_number() OVER (ORDER BY time_us, line) + 1 AS seq FROM wide
-            ), gaps AS (
-              SELECT *, CAST(coalesce(time_us - lag(time_us) OVER visits > {remember_us}, false) AS INT) AS fresh
-              FROM numbered
-              WINDOW visits AS (PARTITION BY tag ORDER BY seq)
-            ), lives AS (
-              SELECT *, sum(fresh) OVER (PARTITION BY tag ORDER BY seq) AS life FROM gaps
-            )
-            SELECT line, seq, first_value(line) OVER life AS first_line,
-              last_value(nullif(referrer_host, '') IGNORE NULLS) OVER so_far AS last_referrer_host,
-              last_value(nullif(host, '') IGNORE NULLS) OVER so_far AS last_host,
-              max(own) OVER (PARTITION BY tag, life) > 0 AS own_params, tag IN (SELECT tag FROM hard) AS hard FROM lives
-            WINDOW life AS (PARTITION BY tag, life ORDER BY seq),
-              so_far AS (PARTITION BY tag, life ORDER BY seq ROWS UNBOUNDED PRECEDING)
-        """)
+        counted = pl.concat(names).unique().group_by("tag").len() if names else pl.DataFrame(schema={"tag": pl.UInt64})
+        many = counted.filter(pl.col("len") > _NAMES)["tag"] if names else counted["tag"]
+        return pl.concat([hits.filter("unsure")["tag"], many]).unique()
 
-    def figures(self) -> dict[str, Any]:
-        """hits, ties, visitor_ties, first_us, last_us."""
-        (found,) = self._rows("""
-            SELECT count(*), min(time_us), max(time_us),
-              coalesce((SELECT sum(n) FROM (SELECT count(*) AS n FROM wide GROUP BY time_us) WHERE n > 1), 0),
-              coalesce((SELECT sum(n) FROM (SELECT count(*) AS n FROM wide GROUP BY time_us, tag) WHERE n > 1), 0) FROM wide
-        """)
-        names = ("hits", "first_us", "last_us", "ties", "visitor_ties")
-        return {name: int(value or 0) for name, value in zip(names, found, strict=True)}
+    @staticmethod
+    def _names_of(frame: pl.DataFrame, tags: pl.Series) -> pl.DataFrame:
+        """Who brought which names: tag and keys, each pair once."""
+        found = frame.with_columns(pl.col("tag").hash()).filter(pl.col("tag").is_in(tags.implode()))
+        return found.explode("keys", empty_as_null=False).unique()
 
-    def batches(self, client: str, content: str) -> Iterator[pa.Table]:
-        """The hits in their order: all columns, with hit_id, visitor, query and params as the engine would read them."""
-        identity = f"substr(sha256('{content} ' || CAST({{}} AS VARCHAR)), 1, 32)"
-        quoted = "'" + client.replace("'", "''") + "'"
-        found = self._connection.sql(f"""
-            SELECT p.seq, w.time_us, {identity.format("w.line")} AS hit_id, {identity.format("p.first_line")} AS visitor,
-              p.first_line = w.line AS new_visitor, w.event, w.tag, w.method, w.path, w.address, w.user_agent, w.referrer,
-              p.own_params, p.hard,
-              w.keys, w.values,
-              encode('client=' || {quoted} || '&event=' || replace(w.event, ':', '%3A') || '&tag_id=' || w.tag || w.made_up)
-                || CASE WHEN octet_length(w.own) > 0 THEN encode('&') || w.own ELSE w.own END AS query,
-              ['client', 'event', 'tag_id', 'path', 'status', 'method']
-                || CASE WHEN w.referrer_host <> '' THEN ['referrer_host'] ELSE [] END
-                || CASE WHEN w.host <> '' THEN ['host'] ELSE [] END || w.keys AS names,
-              [{quoted}, w.event, w.tag, w.path_text, CAST(w.status AS VARCHAR), w.method]
-                || CASE WHEN w.referrer_host <> '' THEN [w.referrer_host] ELSE [] END
-                || CASE WHEN w.host <> '' THEN [w.host] ELSE [] END || w.values AS texts,
-              CASE WHEN p.last_host IS NULL THEN [] ELSE ['host'] END || ['method', 'path']
-                || CASE WHEN p.last_referrer_host IS NULL THEN [] ELSE ['referrer_host'] END || ['status'] AS kept_names,
-              CASE WHEN p.last_host IS NULL THEN [] ELSE [p.last_host] END || [w.method, w.path_text]
-                || CASE WHEN p.last_referrer_host IS NULL THEN [] ELSE [p.last_referrer_host] END
-                || [CAST(w.status AS VARCHAR)] AS kept_texts
-            FROM placed AS p JOIN wide AS w USING (line) ORDER BY p.seq
-        """)
-        for batch in found.to_arrow_reader(BATCH_ROWS):
-            yield pa.Table.from_batches([batch])
 
-    def _run(self, query: str) -> None:
-        self._connection.execute(query).fetchall()
+def _shared(keys: pl.DataFrame) -> int:
+    """How many rows of a sorted frame are like another."""
+    same = pl.all_horizontal(pl.all() == pl.all().shift(1)).fill_null(False)
+    return int(keys.select((same | same.shift(-1, fill_value=False)).sum()).item())
 
-    def _rows(self, query: str) -> list[Any]:
-        found: list[Any] = self._connection.execute(query).fetchall()
-        return found
+
+def _lives(visits: pl.DataFrame, remember_us: int, hard: pl.Series) -> pl.DataFrame:
+    """What is known of the visitor at each hit. visits: hits by tag, then time."""
+    again = (pl.col("tag") == pl.col("tag").shift(1)) & (pl.col("time_us") - pl.col("time_us").shift(1) <= remember_us)
+    visits = visits.with_columns(start=~again.fill_null(False))
+
+    def so_far(value: pl.Expr) -> pl.Expr:
+        return pl.coalesce(value, pl.when("start").then(0)).forward_fill()
+
+    last = (so_far(pl.when(pl.col(name) > 0).then(name)).cast(pl.UInt32).alias(f"last_{name}") for name in LASTING)
+    return visits.select(
+        "pos", "row", *last, pl.when("start").then("line").forward_fill().alias("life"),
+        (so_far(pl.when(pl.col("own") > 0).then(pl.col("pos").cast(pl.Int64) + 1)) - 1).replace(-1, None).alias("last_own"),
+        pl.col("start").alias("new_visitor"), pl.col("tag").is_in(hard.implode()).alias("hard"),
+    )  # fmt: skip
+
+
+def _identity(content: str, line: str) -> pl.Expr:
+    """The id of the hit of a line: 20 digits that the whole log has, and the line's number."""
+    return pl.lit(content[:20]) + (pl.col(line) + 10**12).cast(pl.String).str.slice(1)
