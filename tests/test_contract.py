@@ -30,9 +30,9 @@ BANNED_METHODS = {
 }  # fmt: skip
 # where money or a condition is decided: no binary fractions, not even written ones
 EXACT_FILES = {
-    "certainty.py", "conditions.py", "decoding.py", "escaping.py", "grammar.py", "meanings.py", "memory.py", "merging.py",
-    "parse.py", "pipeline.py", "postbacks.py", "reader.py", "recognition.py", "rulebook.py", "templates.py",
-    "trigger_tables.py", "triggers.py", "values.py", "visitors.py",
+    "certainty.py", "conditions.py", "decoding.py", "escaping.py", "filling.py", "grammar.py", "keys.py", "meanings.py",
+    "memory.py", "merging.py", "parse.py", "pipeline.py", "postbacks.py", "reader.py", "recognition.py", "rulebook.py",
+    "templates.py", "times.py", "trigger_tables.py", "triggers.py", "values.py", "visitors.py",
 }  # fmt: skip
 ORDERED_READERS = {"list", "tuple", "enumerate", "iter", "next", "zip", "map", "join", "extend", "update", "fromkeys"}
 

@@ -2,11 +2,13 @@
 
 model        the values                     decoding, parse   bytes to parameters, those to an event
 conditions   the language of `when`         grammar, meanings   its parser and what its operators mean
-templates    macros and filters             escaping    how a value is written where it stands
+templates    macros and filters             escaping, times    how a value is written where it stands
 rulebook     clients, affiliates, triggers  reader      a rulebook text to a rulebook, all problems at once
-visitors     what is kept, and the keys     recognition, merging   whose hit it is
+visitors     what is kept                   keys        by which it is found
+recognition, merging   whose hit it is      admission   which browsers may be given something
 memory       what a hit leaves behind       triggers    the stages
-postbacks    a firing to its messages       pipeline    the list of steps
+postbacks    a firing to its messages       filling, body   what they say
+pipeline     the list of steps
 lint         what only looks wrong          difference  what changed between two rulebooks
 explain      the story of one hit           trail       the earlier hits that a story names
 """

@@ -70,5 +70,5 @@ def _remember(visitor: Visitor, params: dict[str, str], seq: int) -> None:
             known.last = value
             known.last_seq = seq
     if len(remembered) > before:
-        visitor.params = dict(sorted(remembered.items()))
+        visitor.params = {name: remembered[name] for name in sorted(remembered)}
         drop_oldest(visitor)

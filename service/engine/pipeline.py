@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from typing import Final
 
-from service.engine.browsers import admit
+from service.engine.admission import admit
+from service.engine.keys import space, txid_key
 from service.engine.memory import write_event, write_identity
 from service.engine.model import Entry, Event, Firing, Hit, Outcome, Postback, Rejection, Verdict
 from service.engine.parse import SIGNED, parse
@@ -18,13 +20,14 @@ from service.engine.postbacks import fire
 from service.engine.recognition import Recognised, attribute, is_test, recognise
 from service.engine.rulebook import EMPTY, Client, Rulebook
 from service.engine.triggers import Case, decide
-from service.engine.visitors import State, space, txid_key
+from service.engine.visitors import State
 
 MAX_DETAIL = 300
 # plain texts, since reading an enumeration's value costs as much as half a step
-_ACCEPTED, _REJECTED, _DUPLICATE, _ENGINE_ERROR = (
-    Verdict.ACCEPTED.value, Verdict.REJECTED.value, Verdict.DUPLICATE.value, Verdict.ENGINE_ERROR.value,
-)  # fmt: skip
+_ACCEPTED: Final[str] = Verdict.ACCEPTED.value
+_REJECTED: Final[str] = Verdict.REJECTED.value
+_DUPLICATE: Final[str] = Verdict.DUPLICATE.value
+_ENGINE_ERROR: Final[str] = Verdict.ENGINE_ERROR.value
 _ADDRESS = re.compile(r"0x[0-9a-f]+")  # in the text of a bug, where it would make two runs differ
 
 
@@ -72,6 +75,7 @@ def read(work: Work) -> str | None:
     if isinstance(parsed, Rejection):
         return _REJECTED
     work.event = parsed
+    work.fields = parsed.fields
     work.client = work.rulebook.clients[parsed.client]
     return None
 
@@ -80,7 +84,7 @@ def enter_space(work: Work) -> str | None:
     """Test traffic gets an identity and counting space of its own."""
     event = work.event
     test = event.test
-    if not test and "click_id" in event.fields:
+    if not test and "click_id" in work.fields:
         test = is_test(event, work.state, work.client, work.time_us)
     work.test = test
     work.prefix = space(event.client, test)
@@ -96,7 +100,7 @@ def recognise_visitor(work: Work) -> str | None:
 
 def attribute_affiliate(work: Work) -> str | None:
     """Which affiliate this event belongs to."""
-    own = work.event.fields.get("affiliate")
+    own = work.fields.get("affiliate")
     work.affiliate = attribute(work.visitor.clicks, work.client, work.time_us) if own is None else own
     return None
 
@@ -107,7 +111,7 @@ def recall(work: Work) -> str | None:
     params = {name: value.last for name, value in remembered.items()}
     params.update(work.event.params)
     if len(params) > len(remembered):
-        params = dict(sorted(params.items()))
+        params = {name: params[name] for name in sorted(params)}
     work.params = params
     return None
 
@@ -137,7 +141,7 @@ def render(work: Work) -> str | None:
     return None
 
 
-STEPS: tuple[Step, ...] = (
+STEPS: Final[tuple[Step, ...]] = (
     read,
     enter_space,
     recognise_visitor,
@@ -189,9 +193,10 @@ def _engine_error(
 def commit(work: Work, verdict: str) -> None:
     """Write what a valid hit leaves behind: the identity if it is a duplicate, else all of it."""
     state, time_us, plan, event = work.state, work.time_us, work.plan, work.event
-    if plan.link or plan.absorbed or SIGNED in work.hit.flags:  # else nothing about the identity is new
-        admit(plan, event, state, SIGNED in work.hit.flags)
-    visitor = write_identity(plan, state, event.fields.get("uid", ""), time_us)
+    signed = SIGNED in work.hit.flags
+    if plan.link or plan.absorbed or signed:  # else nothing about the identity is new
+        admit(plan, event, state, signed)
+    visitor = write_identity(plan, state, work.fields.get("uid", ""), time_us)
     if verdict is _DUPLICATE:
         return
     if not plan.anonymous:
@@ -215,7 +220,7 @@ def _outcome(work: Work, verdict: str) -> Outcome:
     event, plan = work.event, work.plan
     return Outcome(
         work.hit_id, work.seq, work.time_us, verdict, "", event.detail, event.client, event.name, work.affiliate,
-        work.visitor.id, work.test, plan.new, event.fields.copy(), work.params, work.fired, work.not_fired,
+        work.visitor.id, work.test, plan.new, work.fields.copy(), work.params, work.fired, work.not_fired,
         work.postbacks, plan.absorbed, plan.conflicts, work.rulebook.id,
     )  # fmt: skip
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Final
 
 import msgspec
 from msgspec import UNSET
 
+from service.engine.body import Body
+from service.engine.filling import fill
 from service.engine.model import Firing, Postback, PostbackState
 from service.engine.rulebook import Affiliate, Client, Rulebook, Trigger, Webhook, endpoint_for
-from service.engine.templates import iso_time
+from service.engine.times import iso_time
 from service.engine.triggers import Asked, payout_of
 
-_encode = msgspec.json.Encoder().encode
-_Field = str | msgspec.UnsetType
-_DUE, _WITHHELD, _RECORDED = PostbackState.DUE.value, PostbackState.WITHHELD.value, PostbackState.RECORDED.value
-_NOTHING: frozenset[str] = frozenset()
+_encode: Final = msgspec.json.Encoder().encode
+_DUE: Final[str] = PostbackState.DUE.value
+_WITHHELD: Final[str] = PostbackState.WITHHELD.value
+_RECORDED: Final[str] = PostbackState.RECORDED.value
+_NOTHING: Final[frozenset[str]] = frozenset()
 
 
 def postback_id(hit_id: str, trigger: str, recipient: str) -> str:
@@ -47,12 +51,12 @@ def _postback(
     state = _RECORDED if test else _WITHHELD
     if webhook is not None:
         ask = _values(webhook, facts, firing, identity).get if webhook.macros else _no_value
-        rendered = webhook.url.fill(ask)
-        verb, url, missing, withheld = webhook.verb, rendered.text, rendered.missing, rendered.withheld
+        verb = webhook.verb
+        url, missing, withheld = fill(webhook.url, ask)
         if webhook.body is not None:
-            filled = webhook.body.fill(ask)
-            body, withheld = filled.text, withheld or filled.withheld
-            missing += tuple([name for name in filled.missing if name not in missing])
+            body, also_missing, also_withheld = fill(webhook.body, ask)
+            withheld = withheld or also_withheld
+            missing += tuple([name for name in also_missing if name not in missing])
         elif verb == "POST":
             body = json_body(facts, firing, identity, client.private if to_affiliate else _NOTHING)
         state = _WITHHELD if withheld else _DUE
@@ -70,7 +74,7 @@ def _values(webhook: Webhook, facts: Asked, firing: Firing, identity: str) -> di
     """What the templates of one postback may ask. No name that a request brings stands for one of ours."""
     values: dict[str, str | None] = {
         **facts.params,
-        **facts.event.fields,
+        **facts.fields,
         "affiliate": facts.affiliate or None,
         "hit_id": facts.hit_id,
         "visitor": facts.visitor.id,
@@ -112,38 +116,15 @@ def endpoint_of(owner: Client | Affiliate, postback: Postback) -> Webhook | None
     return most_specific(owner, postback.client, postback.trigger, postback.method)[1]
 
 
-class _Body(msgspec.Struct, gc=False):
-    """The JSON of a postback: the order of these fields is the order of its keys; what is unset is left out."""
-
-    postback_id: str
-    hit_id: str
-    trigger: str
-    event: str
-    time: str
-    client: str
-    affiliate: str | None
-    visitor: str
-    uid: _Field = UNSET
-    click_id: _Field = UNSET
-    tag_id: _Field = UNSET
-    txid: _Field = UNSET
-    amount: _Field = UNSET
-    currency: _Field = UNSET
-    ts: _Field = UNSET
-    payout: _Field = UNSET
-    payout_currency: _Field = UNSET
-    params: dict[str, str] = {}
-
-
 def json_body(facts: Asked, firing: Firing, identity: str, hidden: frozenset[str]) -> str:
     """The event as JSON: ids, times, money, its parameters and the remembered ones, in a fixed order of keys."""
     event, params = facts.event, facts.params
-    fields: dict[str, str] = event.fields
+    fields = facts.fields
     if hidden:
         fields = {name: value for name, value in fields.items() if name not in hidden}
         params = {name: value for name, value in params.items() if name not in hidden}
     sent = fields.get
-    body = _Body(
+    body = Body(
         identity, facts.hit_id, firing.trigger, event.name, iso_time(facts.time_us), event.client,
         facts.affiliate or None, facts.visitor.id, sent("uid", UNSET), sent("click_id", UNSET), sent("tag_id", UNSET),
         sent("txid", UNSET), sent("amount", UNSET), sent("currency", UNSET), sent("ts", UNSET),

@@ -6,28 +6,32 @@ that fails on the way leaves the state as it was.
 
 from __future__ import annotations
 
-import msgspec
-
+from service.engine.keys import identifier_keys, space, test_click_key
 from service.engine.merging import merge
 from service.engine.model import Event
 from service.engine.rulebook import Client
-from service.engine.visitors import State, Visitor, identifier_keys, space, test_click_key
+from service.engine.visitors import State, Visitor
 
 
-class Recognised(msgspec.Struct, gc=False):
+class Recognised:
     """The plan of recognition: the visitor as it will be (not yet written), and what has to be written.
 
     link: identifier keys that will belong to the visitor anew. absorbed, conflicts, forgotten: ids of other visitors.
     anonymous: the hit brought no identifier, so nobody will ever ask for this visitor again.
     """
 
-    visitor: Visitor
-    new: bool = False
-    anonymous: bool = False
-    link: tuple[str, ...] = ()
-    absorbed: tuple[str, ...] = ()
-    conflicts: tuple[str, ...] = ()
-    forgotten: tuple[str, ...] = ()
+    __slots__ = ("absorbed", "anonymous", "conflicts", "forgotten", "link", "new", "visitor")
+
+    def __init__(
+        self, visitor: Visitor, new: bool = False, anonymous: bool = False, forgotten: tuple[str, ...] = ()
+    ) -> None:
+        self.visitor = visitor
+        self.new = new
+        self.anonymous = anonymous
+        self.link: tuple[str, ...] = ()
+        self.absorbed: tuple[str, ...] = ()
+        self.conflicts: tuple[str, ...] = ()
+        self.forgotten = forgotten
 
 
 def is_test(event: Event, state: State, client: Client, time_us: int) -> bool:
@@ -44,7 +48,8 @@ def is_test(event: Event, state: State, client: Client, time_us: int) -> bool:
 
 def recognise(event: Event, prefix: str, state: State, client: Client, hit_id: str, time_us: int) -> Recognised:
     """Whose hit this is, by the identifiers' owners: section "Recognition" of the engine's README."""
-    keys = identifier_keys(prefix, event.fields)
+    fields = event.fields
+    keys = identifier_keys(prefix, fields)
     if not keys:
         return Recognised(Visitor(hit_id, last_us=time_us), new=True, anonymous=True)
     oldest_us = time_us - client.remember_us
@@ -52,14 +57,14 @@ def recognise(event: Event, prefix: str, state: State, client: Client, hit_id: s
     if sole is not None:
         return Recognised(sole)
     owners, forgotten = _owners(keys, state, oldest_us)
-    uid = event.fields.get("uid", "")
+    uid = fields.get("uid", "")
     visitor = _choose(uid, keys, owners)
     if visitor is None:
         chosen = Recognised(Visitor(hit_id, uid, time_us), new=True, forgotten=forgotten)
     else:
         chosen = Recognised(visitor, forgotten=forgotten)
     _claim(chosen, keys, owners)
-    if event.fields.get("click_id") == hit_id and prefix == space(event.client, True):
+    if fields.get("click_id") == hit_id and prefix == space(event.client, True):
         chosen.link += (test_click_key(event.client, hit_id),)
     return chosen
 

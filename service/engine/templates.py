@@ -7,10 +7,8 @@ Every value is written by the rules of the place where it stands (`CONTEXTS`); `
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Protocol
 
@@ -28,16 +26,13 @@ from service.engine.escaping import (
     place_url,
     raw_url,
 )
+from service.engine.filling import fill
+from service.engine.times import TIME_CODES, format_time, iso_time
 
 __all__ = ["CONTEXTS", "Macro", "Rendered", "Template", "compile_template", "encode_url", "format_time", "iso_time"]
 
 MACRO_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_:-]*(?:\.[A-Za-z0-9_:/-]+)*\Z")  # behind the dot also events: last.a/b.ts
-TIME_CODES = {  # where each stands in a time written by `iso_time`
-    "%Y": slice(0, 4), "%m": slice(5, 7), "%d": slice(8, 10), "%H": slice(11, 13), "%M": slice(14, 16),
-    "%S": slice(17, 19),
-}  # fmt: skip
 _PIECE = re.compile(r"[^{}]+|\{\{|\}\}|\{[^}]*\}|[{}]")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -112,31 +107,7 @@ class Template(msgspec.Struct, frozen=True, gc=False):
 
     def fill(self, ask: Callable[[str], str | None]) -> Rendered:
         """Render with the values that `ask` gives for names."""
-        if not self.slots:
-            return Rendered("".join(self.frame))
-        out = [*self.frame]
-        missing: tuple[str, ...] = ()
-        withheld = False
-        for place, name, encode, macro in self.slots:
-            value = ask(name)
-            if macro is not None:
-                value = _filtered(macro, value)
-                withheld = withheld or (macro.required and value is None)
-            if value is not None:
-                out[place] = encode(value)
-            elif name not in missing:
-                missing += (name,)
-        return Rendered("".join(out), missing, withheld)
-
-
-def _filtered(macro: Macro, value: str | None) -> str | None:
-    if value is None:
-        value = macro.default
-    elif macro.time_format:
-        value = format_time(value, macro.time_format)
-    if macro.sha256 and value is not None:
-        value = hashlib.sha256(value.encode()).hexdigest()
-    return value
+        return Rendered(*fill(self, ask))
 
 
 def compile_template(source: str, context: str = "url") -> Template:
@@ -254,26 +225,3 @@ def _filter(name: str, written: str) -> dict[str, object]:
             raise TemplateError(f"{{{name}|{written}}}: only %Y %m %d %H %M %S are known")
         return {"time_format": written}
     raise TemplateError(f"{{{name}|{written}}}: the filters are raw, sha256, default:x and, for time, %Y-%m-%d")
-
-
-@lru_cache(maxsize=256)  # a firing asks for the time of its hit several times
-def iso_time(time_us: int) -> str:
-    """2026-11-23T09:47:17.000000Z for microseconds since 1970, UTC."""
-    time_s, micros = divmod(time_us, 1_000_000)
-    minutes, second = divmod(time_s, 60)
-    return f"{_iso_minute(minutes)}:{second:02d}.{micros:06d}Z"
-
-
-@lru_cache(maxsize=1440)  # a log moves slowly through its minutes
-def _iso_minute(minutes: int) -> str:
-    return (_EPOCH + timedelta(minutes=minutes)).isoformat()[:16]
-
-
-def format_time(iso: str, pattern: str) -> str:
-    """Apply %Y %m %d %H %M %S to a time written by `iso_time`."""
-    return "".join([iso[piece] if isinstance(piece, slice) else piece for piece in _time_pieces(pattern)])
-
-
-@lru_cache(maxsize=256)
-def _time_pieces(pattern: str) -> tuple[str | slice, ...]:
-    return tuple([TIME_CODES.get(piece, piece) for piece in re.split("(%[YmdHMS])", pattern) if piece])

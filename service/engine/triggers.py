@@ -9,14 +9,12 @@ import hashlib
 from collections.abc import Callable, Iterable
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from functools import lru_cache
-from typing import Protocol
-
-import msgspec
+from typing import Final, Protocol
 
 from service.engine.model import Event, Stage
 from service.engine.parse import NUMBER
 from service.engine.rulebook import Cap, Payout, Rulebook, Trigger
-from service.engine.templates import iso_time
+from service.engine.times import iso_time
 from service.engine.visitors import State, Visitor
 
 # ISO 4217: currencies whose minor unit is not a hundredth
@@ -31,7 +29,7 @@ _UNITS = tuple(Decimal((0, (1,), -places)) for places in range(5))
 _EXACT = Context(prec=80, rounding=ROUND_HALF_EVEN)  # 18 + 9 digits times a percentage always fit; no ambient context
 
 
-_OWN = frozenset({"time", "hit_id", "visitor", "affiliate"})
+_OWN: Final = frozenset({"time", "hit_id", "visitor", "affiliate"})
 
 
 class Asked:
@@ -40,6 +38,7 @@ class Asked:
     __slots__ = ()
 
     event: Event
+    fields: dict[str, str]  # of the event
     visitor: Visitor
     affiliate: str
     params: dict[str, str]
@@ -52,7 +51,7 @@ class Asked:
 
         What a request brings can never stand for a name that is ours: `param.NAME` reaches a parameter of such a name.
         """
-        value = self.event.fields.get(name)
+        value = self.fields.get(name)
         if value is not None:
             return value
         if name in _OWN:
@@ -92,24 +91,37 @@ class Asked:
         return None if stat is None else self.time_us - stat.last_us
 
 
-class Facts(Asked, msgspec.Struct, gc=False):
+class Facts(Asked):
     """The same as a value, for who has it from elsewhere than a hit."""
 
-    event: Event
-    visitor: Visitor
-    affiliate: str
-    params: dict[str, str]
-    hit_id: str
-    seq: int
-    time_us: int
+    __slots__ = ("affiliate", "event", "fields", "hit_id", "params", "seq", "time_us", "visitor")
+
+    def __init__(
+        self,
+        event: Event,
+        visitor: Visitor,
+        affiliate: str,
+        params: dict[str, str],
+        hit_id: str,
+        seq: int,
+        time_us: int,
+    ) -> None:
+        self.event = event
+        self.fields = event.fields
+        self.visitor = visitor
+        self.affiliate = affiliate
+        self.params = params
+        self.hit_id = hit_id
+        self.seq = seq
+        self.time_us = time_us
 
 
 class Case(Asked):
     """The triggers before one event, in turn: what the stages look at, and what of it has to be written."""
 
     __slots__ = (
-        "affiliate", "caps", "event", "firing", "hit_id", "not_fired", "once", "params", "prefix", "rulebook", "seq",
-        "state", "time_us", "trigger", "visitor",
+        "affiliate", "caps", "event", "fields", "firing", "hit_id", "not_fired", "once", "params", "prefix", "rulebook",
+        "seq", "state", "time_us", "trigger", "visitor",
     )  # fmt: skip
 
     state: State
@@ -215,7 +227,7 @@ STAGES: tuple[tuple[Stage, Callable[[Case], bool]], ...] = (
 )
 
 
-_PASSES = {stage.value: passes for stage, passes in STAGES}
+_PASSES: Final = {stage.value: passes for stage, passes in STAGES}
 
 
 def decide(case: Case) -> None:

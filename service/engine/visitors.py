@@ -1,20 +1,21 @@
-"""Who a visitor is: what is kept of one, the state of a partition, and the keys by which visitors are found.
+"""Who a visitor is: what is kept of one, and the state of a partition.
 
-recognition: whose hit this is. memory: what a hit leaves behind.
+keys: by which visitors are found. recognition: whose hit this is. memory: what a hit leaves behind.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import msgspec
 
-from service.engine.model import IDENTIFIERS, Event
+from service.engine.keys import identifier_keys, space, test_click_key, txid_key, wanted_keys
+
+__all__ = [
+    "HISTORY", "MAX_REMEMBERED", "EventStat", "Remembered", "State", "Visitor", "identifier_keys", "space",
+    "test_click_key", "txid_key", "wanted_keys",
+]  # fmt: skip
 
 HISTORY = 256  # counted events and clicks kept per visitor
 MAX_REMEMBERED = 200  # parameter names kept per visitor
-
-_SEPARATOR = "\x1f"  # cannot be confused with a value: it only joins, nothing splits at it
 
 
 class EventStat(msgspec.Struct, array_like=True, gc=False):
@@ -41,7 +42,7 @@ class Visitor(msgspec.Struct, array_like=True, gc=False):
 
     history: (seq, time_us, event) of the last counted events. clicks: (seq, time_us, affiliate) of the last clicks that
     named one. params: sorted by name. once: triggers used up. dropped: remembered names lost to the bound.
-    browsers: tag ids that may be given something, see `browsers.admit`.
+    browsers: tag ids that may be given something, see `admission`.
     """
 
     id: str
@@ -98,50 +99,3 @@ class State:
     def drop_cap(self, key: str) -> None:
         """Remove the counter of a cap whose period is over. See `triggers.drop_past_caps`."""
         self.caps.pop(key, None)
-
-
-@lru_cache(maxsize=4096)
-def space(client: str, test: bool) -> str:
-    """Prefix of all keys of a client; test traffic has a space of its own."""
-    return f"{client}{_SEPARATOR}{'t' if test else ''}{_SEPARATOR}"
-
-
-@lru_cache(maxsize=4096)
-def _stems(prefix: str) -> tuple[tuple[str, str], ...]:
-    """What stands before the value in the key of each kind of identifier."""
-    return tuple([(kind, f"{prefix}{kind}{_SEPARATOR}") for kind in IDENTIFIERS])
-
-
-def identifier_keys(prefix: str, fields: dict[str, str]) -> list[str]:
-    """Keys of the identifiers that an event brings, strongest first."""
-    keys = []
-    for kind, stem in _stems(prefix):
-        if kind in fields:
-            keys.append(stem + fields[kind])
-    return keys
-
-
-def test_click_key(client: str, click_id: str) -> str:
-    """The key that a test click leaves for the click id it minted. It makes every later hit with this id a test."""
-    return f"{space(client, True)}minted{_SEPARATOR}{click_id}"
-
-
-def txid_key(prefix: str, event: Event) -> str | None:
-    """Key of (client, event, txid), None without a txid."""
-    txid = event.fields.get("txid")
-    return None if txid is None else f"{prefix}{event.name}{_SEPARATOR}{txid}"
-
-
-def wanted_keys(event: Event) -> tuple[list[str], list[str]]:
-    """Owner keys and transaction keys that the decision about this event may read: what a store has to fetch."""
-    click_id = event.fields.get("click_id")
-    owners = [] if event.test or click_id is None else [test_click_key(event.client, click_id)]
-    txids: list[str] = []
-    spaces = (True,) if event.test else ((False,) if click_id is None else (False, True))
-    for test in spaces:
-        prefix = space(event.client, test)
-        owners += identifier_keys(prefix, event.fields)
-        txid = txid_key(prefix, event)
-        if txid is not None:
-            txids.append(txid)
-    return owners, txids
