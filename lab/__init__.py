@@ -4,6 +4,7 @@ log       a folder of tables, pinned and cut at what is committed in all
 replay    the log through the engine again         digest    one number for all outcomes
 verify    what should have been sent against what was sent
 funnel    how visitors move through the steps      explain   what became of one hit, and why
+fit       what is typical of a log                 simulate  a day that has not happened, as a log
 studio    a trigger built with widgets, seen on the log as one types
 live      a service inside a notebook              magics    %%rulebook, %%trigger, %replay, %lab
 
@@ -23,11 +24,15 @@ from lab.live import live
 from lab.log import LabError, Log, open
 
 if TYPE_CHECKING:
+    from lab.fitting import fit
+    from lab.profile import Profile
+    from lab.simulating import simulate
     from lab.studio import Studio
 
-__all__ = ["LabError", "Log", "Studio", "live", "open"]
+__all__ = ["LabError", "Log", "Profile", "Studio", "fit", "live", "open", "simulate"]
 
-_LATE = {"Studio": "lab.studio"}  # with widgets, for which the command line should not wait
+# what the command line should not wait for
+_LATE = {"Profile": "lab.profile", "Studio": "lab.studio", "fit": "lab.fitting", "simulate": "lab.simulating"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -28,6 +29,35 @@ HOURS = (3, 2, 1, 1, 1, 2, 3, 5, 6, 7, 7, 7, 8, 7, 6, 6, 7, 8, 10, 12, 13, 11, 8
 
 class TrafficError(ValueError):
     """Traffic that cannot be made. The message names the value and the remedy."""
+
+
+class Crowd(Protocol):
+    """Who comes, when, and what they do. broken, tests: shares of all hits."""
+
+    broken: float
+    tests: float
+
+    def arrival_us(self, dice: Dice, start_us: int, days: int) -> int:
+        """When somebody arrives, in microseconds since the start."""
+
+    def visit(self, world: World, at_us: int) -> None:
+        """Add what one visitor does from then on."""
+
+
+class Invented:
+    """The crowd that nobody has seen: shares and qualities of `lab.world`, visits of `lab.visits`."""
+
+    broken = SHARES["broken"]
+    tests = SHARES["test"]
+
+    def arrival_us(self, dice: Dice, start_us: int, days: int) -> int:
+        """Any day, an hour by its weight, any moment of it."""
+        day, hour = dice.between(0, days - 1), dice.weighted(range(24), HOURS)
+        return (day * 24 + hour) * 3_600_000_000 + dice.between(0, 3_599_999_999)
+
+    def visit(self, world: World, at_us: int) -> None:
+        """One visitor's whole story, or a bot's."""
+        run_visit(world, at_us)
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -57,12 +87,13 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
 def generate(
     rulebook: str | Rulebook, hits: int = 5000, seed: int = 7, start_us: int = SAMPLE_START_US, days: int = 1,
-    stories: Sequence[str] = (),
+    stories: Sequence[str] = (), crowd: Crowd | None = None,
 ) -> list[Request]:  # fmt: skip
     """Exactly `hits` requests over `days` days, in the order of their offsets.
 
     rulebook: its text or itself; its clients, affiliates, parameters and aliases shape the traffic. start_us: what the
-    requests believe to be the time of offset 0. stories: names in `lab.stories.IN_TRAFFIC`, planted in it.
+    requests believe to be the time of offset 0. stories: names in `lab.stories.IN_TRAFFIC`, planted in it. crowd: who
+    comes; an invented one if None, a fitted one for `lab.simulate`.
     Raises TrafficError, and RulebookError for a text with problems.
     """
     book = load(rulebook) if isinstance(rulebook, str) else rulebook
@@ -72,14 +103,15 @@ def generate(
         raise TrafficError("the rulebook has no client, so there is nothing to visit; add [client.NAME]")
     world = World(book, Dice(seed), start_us)
     tellings = [Telling(STORIES[_known(name)], world, seed, days) for name in stories]
-    for _ in range(round(hits * SHARES["test"] / 3)):
-        try_out(world, _arrival_us(world.dice, days))
-    for _ in range(round(hits * SHARES["broken"])):
-        break_something(world, _arrival_us(world.dice, days))
-    _fill(world, hits - sum(round(hits * telling.story.added) for telling in tellings), days, tellings)
+    people = Invented() if crowd is None else crowd
+    for _ in range(round(hits * people.tests / 3)):
+        try_out(world, people.arrival_us(world.dice, start_us, days))
+    for _ in range(round(hits * people.broken)):
+        break_something(world, people.arrival_us(world.dice, start_us, days))
+    _fill(world, people, hits - sum(round(hits * telling.story.added) for telling in tellings), days, tellings)
     for telling in tellings:
         telling.fill(hits)
-    _fill(world, hits, days, tellings)
+    _fill(world, people, hits, days, tellings)
     return _numbered(world.drafts, hits)
 
 
@@ -89,22 +121,16 @@ def _known(name: str) -> str:
     return name
 
 
-def _fill(world: World, hits: int, days: int, tellings: Sequence[Telling]) -> None:
+def _fill(world: World, people: Crowd, hits: int, days: int, tellings: Sequence[Telling]) -> None:
     """Visits, until so many requests lie within the days."""
     span_us = days * DAY_US
     inside = sum(draft.offset_us < span_us for draft in world.drafts)
     while inside < hits:
         before = len(world.drafts)
-        run_visit(world, _arrival_us(world.dice, days))
+        people.visit(world, people.arrival_us(world.dice, world.start_us, days))
         for telling in tellings:
             telling.visit(range(before, len(world.drafts)))
         inside += sum(draft.offset_us < span_us for draft in world.drafts[before:])
-
-
-def _arrival_us(dice: Dice, days: int) -> int:
-    """When somebody arrives: any day, an hour by its weight, any moment of it."""
-    day, hour = dice.between(0, days - 1), dice.weighted(range(24), HOURS)
-    return (day * 24 + hour) * 3_600_000_000 + dice.between(0, 3_599_999_999)
 
 
 def _numbered(drafts: list[Draft], hits: int) -> list[Request]:

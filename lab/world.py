@@ -80,6 +80,10 @@ class Dice:
     def __init__(self, seed: int | str) -> None:
         self._random = random.Random(seed).random
 
+    def share(self) -> float:
+        """A number from 0 to below 1."""
+        return self._random()
+
     def chance(self, share: float) -> bool:
         """True in this share of the cases."""
         return self._random() < share
