@@ -44,6 +44,8 @@ QUIET_LAB = (
     "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
     "--LabApp.extension_manager=readonly",
 )
+# defaults of its settings, which a person's own override: it does not ask whether it may fetch news either
+QUIET_SETTINGS = Path(__file__).parent.parent / "lab" / "jupyter"
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -201,6 +203,8 @@ def lab(folder: Path, ip: str, port: int, browser: bool) -> None:
         arguments.append("--no-browser")
     if os.geteuid() == 0:  # JupyterLab would refuse, and whoever is root here has decided so
         arguments.append("--allow-root")
+    found = (str(QUIET_SETTINGS), os.environ.get("JUPYTER_CONFIG_PATH", ""))
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(path for path in found if path)
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *arguments])
 
 

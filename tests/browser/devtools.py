@@ -21,7 +21,7 @@ TIMEOUT_S = 20
 
 
 class Chromium:
-    """A browser with a profile of its own. preferences: of the profile, as Chromium keeps them."""
+    """A browser with a profile of its own. preferences: of the profile, as Chromium keeps them. heard: events so far."""
 
     def __init__(self, command: str, profile: Path, preferences: dict[str, Any] | None = None) -> None:
         (profile / "Default").mkdir(parents=True)
@@ -38,6 +38,7 @@ class Chromium:
             f"ws://127.0.0.1:{port}{path}", timeout=TIMEOUT_S, suppress_origin=True, http_no_proxy=["*"]
         )
         self._numbers = itertools.count(1)
+        self.heard: list[dict[str, Any]] = []
 
     def call(self, method: str, session: str = "", **params: Any) -> Any:
         """One command and its result. Raises AssertionError for what the browser refuses."""
@@ -49,6 +50,7 @@ class Chromium:
             if answer.get("id") == number:
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return answer["result"]
+            self.heard.append(answer)
 
     def page(self, private: bool = True) -> Page:
         """A fresh tab; private: with cookies and storage of its own, else with those of the profile."""
