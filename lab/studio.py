@@ -14,8 +14,9 @@ from lab.studio_check import Checked, Trouble, check
 from lab.studio_draft import Draft, draft_of, read_draft
 from lab.studio_form import Form
 from lab.studio_ground import Ground
-from lab.studio_page import STYLE, body_html, count_html, progress_html
+from lab.studio_page import body_html, count_html, progress_html
 from lab.studio_run import Runner, Screen
+from lab.studio_style import STYLE
 from lab.studio_text import drafts_in
 from lab.studio_words import completions, events_for, names_for
 from service.engine import Rulebook
@@ -43,8 +44,8 @@ class Studio(Screen):
         assert self._rulebook is not None
         self._ground: Ground | None = None
         self._answer: Answer | None = None
-        self._form = Form(self._typed)
-        self.condition = self._form.condition
+        self.form = Form(self._typed)
+        self.condition = self.form.condition
         self.count = w.HTML(progress_html(0, "opening"))
         self.count.add_class("bt-count")
         self.body = w.HTML()
@@ -53,7 +54,7 @@ class Studio(Screen):
         self._put(self._first(trigger))
         self._runner = Runner(log, self._rulebook, self)
         self._runner.ask(self._checked)
-        self._form.toml.observe(self._pasted, "value")
+        self.form.toml.observe(self._pasted, "value")
 
     @property
     def draft(self) -> Draft:
@@ -153,20 +154,20 @@ class Studio(Screen):
 
     def _put(self, draft: Draft) -> None:
         """A draft from elsewhere than the widgets."""
-        self._form.put(draft)
+        self.form.put(draft)
         self._judge(draft)
 
     def _judge(self, draft: Draft) -> None:
         self._checked = check(draft, self._base.text)
-        self._form.offer(list(self._base.clients), list(self._base.affiliates), self._events())
-        self._form.after.allowed_tags = [name for _, name in self._events()]
-        self._form.judge(self._checked)
-        self._form.suggest(self.completions())
+        self.form.offer(list(self._base.clients), list(self._base.affiliates), self._events())
+        self.form.after.allowed_tags = [name for _, name in self._events()]
+        self.form.judge(self._checked)
+        self.form.suggest(self.completions())
 
     def _typed(self) -> None:
         """A person has changed a widget."""
-        self._judge(self._form.draft)
-        self._form.follow()
+        self._judge(self.form.draft)
+        self.form.follow()
         self._runner.ask(self._checked)
 
     def _pasted(self, change: Any) -> None:
@@ -176,7 +177,7 @@ class Studio(Screen):
         try:
             draft = read_draft(change["new"])
         except LabError as error:
-            self._form.judge(Checked(self.draft, (Trouble("", str(error)),)))
+            self.form.judge(Checked(self.draft, (Trouble("", str(error)),)))
             return
         self._put(draft)
         self._runner.ask(self._checked)
@@ -193,11 +194,9 @@ class Studio(Screen):
         return seen + [(f"{name} · 0", name) for _, name in named if name not in known]
 
     def _laid_out(self) -> Any:
-        answer = w.VBox([self.count, self.body], layout=w.Layout(width="58%"))
+        answer = w.VBox([self.count, self.body], layout=w.Layout(width="64%"))
         answer.add_class("bt-answer")
-        form = w.VBox([self._form.box], layout=w.Layout(width="42%"))
-        paste = w.Accordion([w.VBox([self._form.toml, self._form._troubles["toml"]])], titles=("rules.toml",))
-        box = w.VBox([w.HTML(STYLE), w.HBox([form, answer]), paste])
+        box = w.VBox([w.HTML(STYLE), self.form.head, w.HBox([self.form.side, answer])])
         box.add_class("bt-studio")
         return box
 
@@ -206,15 +205,16 @@ class Studio(Screen):
 
     def ready(self, ground: Ground) -> None:
         self._ground = ground
-        self._form.offer(list(self._base.clients), list(self._base.affiliates), self._events())
+        self.form.offer(list(self._base.clients), list(self._base.affiliates), self._events())
 
     def working(self, exact: bool) -> None:
-        pass
+        self.body.add_class("bt-stale")
 
     def answered(self, answer: Answer, cases: tuple[Case, ...] | None) -> None:
         self._answer = answer
         self.count.value = count_html(answer)
         self.body.value = body_html(answer, cases)
+        self.body.remove_class("bt-stale")
 
     def failed(self, says: str) -> None:
         self.count.value = f'<div class="bt-trouble">{says}</div>'

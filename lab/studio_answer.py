@@ -87,6 +87,7 @@ class Asking:
     def __init__(self, ground: Ground) -> None:
         self.ground = ground
         self._hits: dict[tuple[str, str, bool], Hits] = {}
+        self._hard_hits: dict[tuple[str, str, bool], list[Asked]] = {}
 
     def hits(self, trigger: Trigger, drawn: bool) -> Hits:
         """The hits of a trigger's event."""
@@ -150,13 +151,14 @@ class Asking:
         return pl.DataFrame(rows, _ROWS, orient="row")
 
     def _concerned(self, trigger: Trigger, drawn: bool) -> list[Asked]:
-        """Requests of hard visitors of the client; of a sample those drawn, and the tests, which may mint click ids."""
-        mine = [hit for hit in self.ground.hard if hit.parsed.client == trigger.client]
-        if not drawn:
-            return mine
-        labels = pl.Series([hit.label for hit in mine], dtype=pl.UInt32)
-        chosen = (labels.hash(3) % self.ground.share == 0).to_list()
-        return [hit for hit, one in zip(mine, chosen, strict=True) if one or _is_test(hit)]
+        """Requests of the hard visitors with such an event, and test clicks: the ids they mint make others a test."""
+        key = trigger.client, trigger.on, drawn
+        if key not in self._hard_hits:
+            mine = [hit for hit in self.ground.hard if hit.parsed.client == trigger.client]
+            asked = {hit.label for hit in mine if isinstance(hit.parsed, Event) and hit.parsed.name == trigger.on}
+            chosen = asked & self.ground.drawn_hard if drawn else asked
+            self._hard_hits[key] = [hit for hit in mine if hit.label in chosen or _mints(hit)]
+        return self._hard_hits[key]
 
 
 def only(rulebook: Rulebook, trigger: Trigger) -> Rulebook:
@@ -177,8 +179,10 @@ def state_for(states: dict[int, State], hit: Asked) -> State:
     return state
 
 
-def _is_test(hit: Asked) -> bool:
-    return isinstance(hit.parsed, Event) and hit.parsed.test
+def _mints(hit: Asked) -> bool:
+    return (
+        isinstance(hit.parsed, Event) and hit.parsed.test and hit.entry.hit is not None and hit.entry.hit.route == "c"
+    )
 
 
 def _paid(trigger: Trigger, hits: Hits, rows: pl.Series) -> pl.DataFrame:
@@ -215,6 +219,14 @@ _PERIODS = {
 }  # fmt: skip
 
 
+def _cap_keys(trigger: Trigger) -> list[pl.Expr]:
+    """What a cap counts by."""
+    cap = trigger.cap
+    assert cap is not None
+    keys = [(pl.col("place") // PLACE).alias("partition"), _PERIODS[cap.every].alias("period")]
+    return keys + ([pl.col("affiliate").fill_null("").alias("whose")] if cap.per == "affiliate" else [])
+
+
 def _capped(rows: pl.DataFrame, trigger: Trigger, share: int) -> pl.DataFrame:
     """With the cap: the first so many that reach it. In a sample each hit stands for `share`, or for less under a cap."""
     rows = rows.with_columns(weight=pl.lit(float(share)))
@@ -222,9 +234,7 @@ def _capped(rows: pl.DataFrame, trigger: Trigger, share: int) -> pl.DataFrame:
     if cap is None:
         return rows
     reached = rows.filter(pl.col("stage") == FIRED).sort("place")
-    keys = [(pl.col("place") // PLACE).alias("partition"), _PERIODS[cap.every].alias("period")]
-    keys += [pl.col("affiliate").fill_null("").alias("whose")] if cap.per == "affiliate" else []
-    first = ceil(cap.count / share)
+    keys, first = _cap_keys(trigger), ceil(cap.count / share)
     passes = pl.int_range(pl.len()).over(keys) < first
     stands_for = (cap.count / pl.min_horizontal(pl.len().over(keys), first)).clip(upper_bound=float(share))
     reached = reached.with_columns(
@@ -234,14 +244,26 @@ def _capped(rows: pl.DataFrame, trigger: Trigger, share: int) -> pl.DataFrame:
     return pl.concat([rows.filter(pl.col("stage") != FIRED), reached])
 
 
+def before_in_cap(answer: Answer, place: int) -> int:
+    """How many reached the cap before an event that it refused; of a sample, what the cap allows."""
+    trigger = answer.trigger
+    assert trigger.cap is not None
+    if not answer.exact:
+        return trigger.cap.count
+    reached = answer.rows.filter(pl.col("stage").is_in([FIRED, Stage.CAP.value])).sort("place")
+    number = pl.int_range(pl.len()).over(_cap_keys(trigger))
+    return int(reached.select("place", number=number).filter(pl.col("place") == place)["number"][0])
+
+
 def _told(
     draft: Draft, trigger: Trigger, rulebook: Rulebook, rows: pl.DataFrame, exact: bool, share: int, started: float
 ) -> Answer:
     fired = rows.filter(pl.col("stage") == FIRED)
     asked, total = round(rows["weight"].sum()), round(fired["weight"].sum())
     per_visitor = fired.group_by("label").agg(pl.col("weight").sum())["weight"]
+    # where nobody was drawn, up to three may be behind it (95 %)
     spread = 0.0 if exact else float((per_visitor * per_visitor).sum()) * (1 - 1 / share)
-    margin = 0 if exact else max(round(1.96 * sqrt(spread)), share if not fired.height else 0)
+    margin = 0 if exact else max(round(1.96 * sqrt(spread)), 3 * share)
     affiliates = _by_affiliate(fired)
     money = affiliates.filter(pl.col("payout").is_not_null()).group_by("currency").agg(pl.col("payout").sum())
     return Answer(

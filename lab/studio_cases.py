@@ -9,19 +9,17 @@ import msgspec
 import polars as pl
 
 from lab.sets.conditions import condition_sql, conjuncts
-from lab.studio_answer import FIRED, STAGES, Answer, Asking, only, state_for
+from lab.studio_answer import FIRED, STAGES, Answer, Asking, before_in_cap, only, state_for
 from lab.studio_ground import Asked
-from service.engine import Entry, Outcome, Postback, Rulebook, Stage, State, process
+from service.engine import Entry, Event, Outcome, Postback, Rulebook, Stage, State, Visitor, process
 from service.engine.conditions import syntax
 from service.engine.explain import Story, explain
-from service.engine.rulebook import Trigger
 from service.engine.trail import Trail
 from service.engine.triggers import Facts, cap_key
-from service.engine.visitors import Visitor, space
+from service.engine.visitors import space
 
 FIRINGS = 3
 MISSES = 5
-_LOOKED_AT = 200  # misses of the last stage that are compared
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -115,33 +113,38 @@ def _case(answer: Answer, group: list[Asked], place: int, stage: str) -> Case | 
     for hit in group:
         state = state_for(states, hit)
         if hit.place == place:
-            return _told(hit.entry, state, rulebook, trigger, trail, stage)
+            if trigger.cap is not None:
+                state.caps.clear()  # of this visitor alone; what the others used up is told by the answer
+                if stage == Stage.CAP:
+                    _use_up(hit.entry, state, rulebook, before_in_cap(answer, place))
+            return _told(hit.entry, state, rulebook, trail)
         trail.note(process(hit.entry, state, rulebook, hit.parsed))
     return None
 
 
-def _told(entry: Entry, state: State, rulebook: Rulebook, trigger: Trigger, trail: Trail, stage: str) -> Case:
-    """The story, and the postbacks of what fires. A cap that stops it was used up by others."""
-    if trigger.cap is not None:
-        state.caps.clear()
-        if stage == Stage.CAP:
-            _use_up(entry, state, rulebook, trigger)
+def _told(entry: Entry, state: State, rulebook: Rulebook, trail: Trail) -> Case:
+    """The story, and the postbacks of what fires."""
+    (trigger,) = rulebook.triggers
     story = explain(entry, state, rulebook, trail)
-    outcome: Outcome = process(entry, state, rulebook)
-    says = next((one.says for one in story.triggers if one.name == trigger.name), " ".join(story.says))
-    found = next((one.stage for one in story.triggers if one.name == trigger.name), stage)
+    outcome = process(entry, state, rulebook)
+    stage, says = next(
+        ((one.stage, one.says) for one in story.triggers if one.name == trigger.name),
+        (story.verdict, " ".join(story.says)),
+    )
     return Case(
-        outcome.hit_id, outcome.time_us, found, says, outcome.affiliate, outcome.visitor, outcome.fields | outcome.params,
+        outcome.hit_id, outcome.time_us, stage, says, outcome.affiliate, outcome.visitor, outcome.fields | outcome.params,
         outcome.postbacks, story,
     )  # fmt: skip
 
 
-def _use_up(entry: Entry, state: State, rulebook: Rulebook, trigger: Trigger) -> None:
-    """The cap as it stands for a hit that it refuses."""
-    assert trigger.cap is not None and entry.hit is not None
+def _use_up(entry: Entry, state: State, rulebook: Rulebook, before: int) -> None:
+    """The cap as it stands for a hit that it refuses. before: how many reached it earlier."""
+    (trigger,) = rulebook.triggers
     trial = _trial(entry, state, rulebook)
-    facts = Facts(None, None, trial.affiliate, {}, "", entry.seq, entry.time_us)  # type: ignore[arg-type]
-    state.put_cap(cap_key(trigger, trigger.cap, facts, space(trigger.client, False)), trigger.cap.count)
+    event = Event(trial.client, trial.event, trial.fields, {})
+    facts = Facts(event, Visitor(trial.visitor), trial.affiliate, {}, trial.hit_id, entry.seq, entry.time_us)
+    assert trigger.cap is not None
+    state.put_cap(cap_key(trigger, trigger.cap, facts, space(trigger.client, False)), before)
 
 
 def _trial(entry: Entry, state: State, rulebook: Rulebook) -> Outcome:

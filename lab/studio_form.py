@@ -10,6 +10,7 @@ import ipywidgets as w
 from lab.studio_check import Checked
 from lab.studio_draft import Draft
 from lab.studio_page import trouble_html
+from lab.studio_words import MOST
 
 METHODS = ("webhook", "email", "javascript", "pixel")
 _EVERY = ("hour", "day", "month", "total")
@@ -30,7 +31,8 @@ class Form:
         self.within = _text("30d")
         self.condition = _text('amount >= 20 and country == "DE"')
         self.condition.add_class("bt-condition")
-        self.chips = w.HBox([], layout=w.Layout(width=_WIDE))
+        self.chips = w.HBox([_chip(self._accepted) for _ in range(MOST)], layout=w.Layout(width=_WIDE))
+        self._offered: list[str] = []
         self.chips.add_class("bt-chips")
         self.once = w.Checkbox(description="once per visitor", indent=False, layout=w.Layout(width="150px"))
         self.cap_count = w.BoundedIntText(min=0, max=10**9, layout=w.Layout(width="100px"))
@@ -50,9 +52,10 @@ class Form:
         self.template.add_class("bt-code")
         self.toml = w.Textarea(rows=10, layout=w.Layout(width=_WIDE, height="220px"))
         self.toml.add_class("bt-code")
-        self._troubles = {name: w.HTML() for name in ("name", "on", "after", "within", "when", "cap", "payout", "to",
+        self.says = {name: w.HTML() for name in ("name", "on", "after", "within", "when", "cap", "payout", "to",
                                                      "template", "toml")}  # fmt: skip
-        self.box = self._laid_out()
+        self.head = self._head()
+        self.side = self._side()
         for widget in self._inputs:
             widget.observe(self._told, "value")
         self.affiliate.observe(self._turned, "value")
@@ -65,26 +68,34 @@ class Form:
             self.method, self.to_client, self.to_affiliate, self.template,
         )  # fmt: skip
 
-    def _laid_out(self) -> Any:
-        said = self._troubles
-        rows = [
-            _row(_field("name", self.name, said["name"]), _field("client", self.client)),
-            _row(_field("fires on", self.on, said["on"]), _field("within", self.within, said["within"], width="110px")),
-            _field("after these steps, in this order", self.after, said["after"]),
-            _field("condition", self.condition, said["when"], self.chips),
-            _row(self.once),
-            _field("cap (0: none) · per · every", _row(self.cap_count, self.cap_per, self.cap_every), said["cap"]),
-            _field(
-                "payout · how much · of · currency",
-                _row(self.payout_kind, self.payout_sum, self.payout_of, self.payout_currency),
-                said["payout"],
-            ),
+    def _head(self) -> Any:
+        """When it fires."""
+        said = self.says
+        who = _row(
+            _field("name", self.name, said["name"], width="22%"), _field("client", self.client, width="14%"),
+            _field("fires on", self.on, said["on"], width="22%"),
+            _field("after these steps, in this order", self.after, said["after"], width="30%"),
+            _field("within", self.within, said["within"], width="12%"),
+        )  # fmt: skip
+        head = w.VBox([who, _field("condition", self.condition, said["when"], self.chips)])
+        head.add_class("bt-head")
+        return head
+
+    def _side(self) -> Any:
+        """How often, for what, and where it is posted."""
+        said = self.says
+        cap = _row(self.cap_count, self.cap_per, self.cap_every)
+        payout = _row(self.payout_kind, self.payout_sum, self.payout_of, self.payout_currency)
+        paste = w.Accordion([w.VBox([self.toml, said["toml"]])], titles=("as TOML, to copy or paste",))
+        side = w.VBox([
+            self.once, _field("cap: how many (0: no cap) · per · every", cap, said["cap"]),
+            _field("payout · how much · of · currency", payout, said["payout"]),
             _field("posts by · to", _row(self.method, self.to_client, self.to_affiliate), said["to"]),
-            _field("address for one affiliate", self.affiliate, self.template, said["template"]),
-        ]
-        fields = w.VBox(rows)
-        fields.add_class("bt-form")
-        return fields
+            _field("an address of its own for one affiliate", self.affiliate, self.template, said["template"]),
+            paste,
+        ], layout=w.Layout(width="36%", min_width="330px"))  # fmt: skip
+        side.add_class("bt-side")
+        return side
 
     def offer(self, clients: Sequence[str], affiliates: Sequence[str], events: Sequence[tuple[str, str]]) -> None:
         """What can be chosen. events: (label, name)."""
@@ -177,36 +188,33 @@ class Form:
     def judge(self, checked: Checked, hint: str = "") -> None:
         """Show what is wrong, each thing at its field. hint: below the address where nothing is wrong with it."""
         chosen = f"template {self.affiliate.value}"
-        for name, html in self._troubles.items():
+        for name, html in self.says.items():
             field = chosen if name == "template" else name
             found = checked.at(field)
             if name == "toml":
-                known = {*self._troubles, chosen}
+                known = {*self.says, chosen}
                 found = tuple(one for one in checked.troubles if one.field not in known)
             html.value = trouble_html(found, checked.draft.when if name == "when" else "")
         if not checked.at(chosen) and hint:
-            self._troubles["template"].value = f'<div class="bt-q">{hint}</div>'
+            self.says["template"].value = f'<div class="bt-q">{hint}</div>'
         _mark(self.condition, bool(checked.at("when")))
         _mark(self.template, bool(checked.at(chosen)))
 
     def suggest(self, texts: Sequence[str]) -> None:
-        """Offer these texts of the condition as buttons, each with what it adds."""
+        """Offer these texts of the condition as buttons, each named by what it adds."""
         typed = self.condition.value
-        buttons = []
-        for text in texts:
-            begin = next(
-                (i for i, (a, b) in enumerate(zip(text, typed, strict=False)) if a != b), min(len(text), len(typed))
-            )
-            begin = (
-                text.rfind(" ", 0, begin) + 1
-                if begin < len(text) and text[begin - 1 : begin] not in ("", " ")
-                else begin
-            )
-            button = w.Button(description=text[begin:].strip() or text, tooltip=text)
-            button.add_class("bt-chip")
-            button.on_click(lambda _, text=text: setattr(self.condition, "value", text))
-            buttons.append(button)
-        self.chips.children = buttons
+        self._offered = list(texts)
+        for number, button in enumerate(self.chips.children):
+            text = texts[number] if number < len(texts) else ""
+            same = next((i for i, (a, b) in enumerate(zip(text, typed, strict=False)) if a != b), len(typed))
+            begins = text[:same].endswith((" ", "(")) or text[same : same + 1] == " "
+            word = max(text.rfind(mark, 0, same) for mark in " (") + 1  # where the last word begins
+            button.description = text[same if begins else word :].strip()
+            button.layout.display = None if text else "none"
+
+    def _accepted(self, button: Any) -> None:
+        """An offer is clicked."""
+        self.condition.value = self._offered[self.chips.children.index(button)]
 
     def _told(self, change: Any) -> None:
         if self._loading:
@@ -246,6 +254,13 @@ def _field(label: str, *parts: Any, width: str = _WIDE) -> Any:
     box = w.VBox([w.HTML(f'<span class="bt-label">{label}</span>'), *parts], layout=w.Layout(width=width))
     box.add_class("bt-field")
     return box
+
+
+def _chip(clicked: Callable[[Any], None]) -> Any:
+    button = w.Button(layout=w.Layout(display="none"))
+    button.add_class("bt-chip")
+    button.on_click(clicked)
+    return button
 
 
 def _row(*parts: Any) -> Any:

@@ -46,19 +46,22 @@ class Asked(NamedTuple):
 class Ground:
     """A log, prepared for drafts. Not thread-safe: one thread asks at a time.
 
-    hits: how many the log holds. kinds: client, event, hits, visitors of all counted events that are no tests, most hits
+    hits: how many the log holds. hard: the requests of hard visitors and tests; drawn_hard: labels of those in the sample.
+    kinds: client, event, hits, visitors of all counted events that are no tests, most hits
     first. frame: a row per hit in a view of a plain visitor: view, label, row, speaks, counted, ev, cid, t.
-    share: one visitor in so many is in the sample, 1 in a small log.
+    share: one visitor in so many is in the sample; 1 up to `small` hits.
     """
 
-    def __init__(self, log: Log, rulebook: Rulebook, report: Report = lambda share, what: None) -> None:
+    def __init__(
+        self, log: Log, rulebook: Rulebook, report: Report = lambda share, what: None, small: int = SMALL
+    ) -> None:
         self.log = log
         self.rulebook = rulebook
         self.session = Session()
         report(0.02, "reading the hits")
         self.source, self.events = self._read()
         self.hits = self.events.height
-        self.share = SHARE if self.hits > SMALL else 1
+        self.share = SHARE if self.hits > small else 1
         self.codes = _Codes(self.source.names)
         self.cids = {name: cid for cid, name in enumerate(rulebook.clients)}
         report(0.4, "recognising visitors")
@@ -67,6 +70,8 @@ class Ground:
         self.said = self._read_said()
         report(0.85, "reading the hard ones")
         self.hard = self._read_hard()
+        labels = pl.Series([hit.label for hit in self.hard], dtype=pl.UInt32)
+        self.drawn_hard = set(labels.filter(_drawn(labels, self.share)))
         self._keep_drawn()
         self.kinds = self._count()
         report(1.0, "ready")
@@ -113,7 +118,7 @@ class Ground:
         row = views["row"]
         self.frame = views.with_columns(
             counted=self.counted.gather(row),
-            drawn=views["label"].hash(3) % self.share == 0,
+            drawn=_drawn(views["label"], self.share),
             **{name: events[name].gather(row) for name in ("ev", "cid", "t")},
         )
         known = twice.filter(pl.col("earlier").is_not_null() & ~pl.col("unsure"))
@@ -194,10 +199,6 @@ class Ground:
         """Whether the requests of these groups are in the sample, and so in memory."""
         return labels.is_in(self._drawn_frame["label"].implode()).fill_null(False)
 
-    def place_of(self, row: int) -> int:
-        """The place in the log of a row of `events`."""
-        return int(self.events["ord"][row])
-
 
 class _Codes(dict[str, int]):
     """Numbers of events; one that never came has a number that no hit has."""
@@ -214,6 +215,11 @@ def _naming(rulebook: Rulebook, events: Iterable[str]) -> Rulebook:
     return Rulebook(
         rulebook.id, rulebook.text, rulebook.clients, rulebook.affiliates, triggers, index_triggers(triggers)
     )
+
+
+def _drawn(labels: pl.Series, share: int) -> pl.Series:
+    """Which groups of visitors are in the sample."""
+    return labels.hash(3) % share == 0
 
 
 def _mask(length: int, rows: pl.Series, value: bool) -> pl.Series:

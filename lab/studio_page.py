@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from html import escape
 from urllib.parse import unquote
@@ -13,56 +14,7 @@ from lab.studio_check import Trouble
 from service.engine import Postback
 from service.engine.words import moment
 
-_INK = "var(--jp-ui-font-color1,#1f2328)"
-_QUIET = "var(--jp-ui-font-color2,#6a7079)"
-_LINE = "var(--jp-border-color2,#d5d9de)"
-_PAPER = "var(--jp-layout-color1,#fff)"
-
-STYLE = (
-    "<style>"
-    f".bt-studio{{border:1px solid {_LINE};border-radius:8px;background:{_PAPER};overflow:hidden;max-width:1180px}}"
-    f".bt-studio,.bt-studio .widget-html-content{{color:{_INK};font:13px/1.45 var(--jp-ui-font-family,system-ui)}}"
-    ".bt-studio .widget-html-content{overflow:visible}.bt-studio .jupyter-widgets{margin:0}"
-    ".bt-studio .widget-html{height:auto;min-height:0}"
-    f".bt-form{{padding:14px 16px;border-right:1px solid {_LINE};gap:9px}}.bt-answer{{padding:14px 18px}}"
-    f".bt-label{{color:{_QUIET};font-size:11.5px;letter-spacing:.02em}}"
-    ".bt-studio .bt-field{gap:3px}.bt-studio .bt-row{gap:10px;align-items:flex-end}"
-    ".bt-studio input[type=text],.bt-studio input[type=number],.bt-studio textarea,.bt-studio select{border-radius:4px}"
-    ".bt-condition input,.bt-code textarea,.bt-code input{font-family:var(--jp-code-font-family,monospace)!important;"
-    "font-size:12.5px!important}"
-    ".bt-bad input,.bt-bad textarea{border-color:#d1493f!important;box-shadow:0 0 0 1px #d1493f!important}"
-    ".bt-trouble{color:#d1493f;font-size:12px;line-height:1.35}.bt-trouble pre{margin:0 0 2px;padding:0 0 0 9px;"
-    "font:12.5px/1.2 var(--jp-code-font-family,monospace);color:#d1493f;background:none;white-space:pre;overflow-x:auto}"
-    f".bt-studio .bt-chip{{height:22px;line-height:20px;padding:0 8px;border-radius:11px;font-size:11.5px;width:auto;"
-    f"background:transparent;border:1px solid {_LINE};color:{_QUIET};font-family:var(--jp-code-font-family,monospace)}}"
-    f".bt-studio .bt-chip:hover{{color:{_INK};border-color:#2a91a2}}.bt-studio .bt-chips{{gap:5px;flex-flow:row wrap}}"
-    ".bt-count b{font-size:30px;font-weight:650;letter-spacing:-.02em;font-variant-numeric:tabular-nums}"
-    f".bt-count span{{color:{_QUIET}}}"
-    ".bt-badge{display:inline-block;border-radius:9px;padding:1px 9px;font-size:11.5px;margin-left:8px;"
-    "vertical-align:5px;white-space:nowrap}"
-    ".bt-exact{background:rgba(46,155,102,.16);color:#2a8f5d!important}"
-    ".bt-sample{background:rgba(196,132,29,.17);color:#b3761a!important}"
-    ".bt-body.bt-stale{opacity:.45}.bt-body{transition:opacity .15s}"
-    f".bt-body h4{{margin:15px 0 5px;font-size:11.5px;font-weight:600;color:{_QUIET};letter-spacing:.02em}}"
-    ".bt-bars{display:grid;grid-template-columns:minmax(92px,max-content) 1fr max-content max-content;gap:3px 10px;"
-    "align-items:center;font-size:12.5px;font-variant-numeric:tabular-nums}"
-    ".bt-bars i{display:block;height:13px;border-radius:2px;background:#2a91a2}.bt-bars u{display:block;"
-    "background:rgba(138,143,152,.15);border-radius:2px;text-decoration:none}"
-    f".bt-bars .q,.bt-q{{color:{_QUIET}}}.bt-bars .r{{text-align:right}}"
-    ".bt-body table{border-collapse:collapse;font-size:12.5px;margin:0!important}"
-    f".bt-body td,.bt-body th{{padding:2px 16px 2px 0!important;text-align:left!important;border:0!important;"
-    f"border-bottom:1px solid {_LINE}!important;background:none!important;color:{_INK};font-weight:400}}"
-    f".bt-body th{{color:{_QUIET}!important}}.bt-body .n{{text-align:right!important;font-variant-numeric:tabular-nums}}"
-    f".bt-case{{border-left:3px solid #2a91a2;padding:1px 0 1px 10px;margin:7px 0}}"
-    ".bt-case.bt-missed{border-color:#b98a3a}"
-    f".bt-case code{{font:11.5px/1.45 var(--jp-code-font-family,monospace);color:{_INK};background:none;padding:0;"
-    "overflow-wrap:anywhere;white-space:pre-wrap}"
-    ".bt-case summary{cursor:pointer;list-style-position:outside}"
-    f".bt-case .bt-to{{color:{_QUIET};margin-top:2px}}"
-    f".bt-bar{{height:4px;border-radius:2px;background:{_LINE};overflow:hidden;margin-top:8px;max-width:420px}}"
-    ".bt-bar i{display:block;height:4px;background:#2a91a2;transition:width .2s}"
-    "</style>"
-)
+_BODY = 900  # characters of a body that are shown
 
 
 def count_html(answer: Answer) -> str:
@@ -162,8 +114,17 @@ def _postback(one: Postback) -> str:
     state = "" if one.state == "due" else f" · {one.state}"
     missing = f" · without {', '.join(one.missing)}" if one.missing else ""
     target = f"{one.verb} {one.url}".strip() or "no endpoint for this method"
-    body = f"<br><code>{escape(one.body[:600])}</code>" if one.body else ""
+    body = f"<code>{escape(_readable(one.body))}</code>" if one.body else ""
     return f'<div class="bt-to">to {escape(where + state + missing)}</div><code>{escape(target)}</code>{body}'
+
+
+def _readable(body: str) -> str:
+    """JSON with a space behind each comma, so that it wraps between the values; others as they are; long ones cut."""
+    try:
+        body = json.dumps(json.loads(body), ensure_ascii=False)
+    except ValueError:
+        pass
+    return body if len(body) <= _BODY else f"{body[:_BODY]} …"
 
 
 def _missed(case: Case) -> str:

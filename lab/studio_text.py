@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from lab.log import LabError
@@ -17,15 +17,14 @@ def put(text: str, draft: Draft) -> str:
 
     Comments between the lines of that trigger go with it. Raises LabError where triggers are not under `[[trigger]]`.
     """
-    if isinstance(tomllib.loads(text).get("trigger"), list) and not any(
-        path == ("trigger",) for path, _ in _blocks(text)
-    ):
+    blocks = _blocks(text)
+    if isinstance(_document(text).get("trigger"), list) and not any(path == ("trigger",) for path, _ in blocks):
         raise LabError("this rulebook writes its triggers as one list; write each under its own [[trigger]]")
     made: list[str] = []
     below = ("for", draft.client, draft.name)
     missing: dict[tuple[str, ...], str] = {("affiliate", name, *below): name for name in draft.templates}
     placed = inside = False
-    for path, lines in _blocks(text):
+    for path, lines in blocks:
         if path == ("trigger",):
             inside = _name(lines) == draft.name
             placed = placed or inside
@@ -43,7 +42,7 @@ def put(text: str, draft: Draft) -> str:
 
 def drafts_in(text: str) -> dict[str, Draft]:
     """Every trigger of a rulebook as a draft, by name."""
-    document = tomllib.loads(text)
+    document = _document(text)
     triggers: list[dict[str, Any]] = document.get("trigger", [])
     return {one["name"]: draft_of(one, templates_in(document, one["client"], one["name"])) for one in triggers}
 
@@ -73,16 +72,23 @@ def _name(lines: list[str]) -> str:
     return str(found)
 
 
-def _blocks(text: str) -> Iterator[Block]:
+@lru_cache(maxsize=8)
+def _blocks(text: str) -> tuple[Block, ...]:
     """The text in pieces, each a header with its keys. A line that only looks like a header does not end one."""
+    found: list[Block] = []
     path: tuple[str, ...] = ()
     gathered: list[str] = []
     for line in text.splitlines(keepends=True):
         if line.lstrip().startswith("[") and _whole(gathered):
-            yield path, gathered
+            found.append((path, gathered))
             path, gathered = _path(line), []
         gathered.append(line)
-    yield path, gathered
+    return (*found, (path, gathered))
+
+
+@lru_cache(maxsize=8)
+def _document(text: str) -> dict[str, Any]:
+    return tomllib.loads(text)
 
 
 def _whole(lines: list[str]) -> bool:

@@ -13,7 +13,9 @@ _IN_EVENT = re.compile(r"\b(?:count|since)\(\s*([\"'])([^\"']*)\Z")
 _OPERATORS = ("==", "!=", ">=", "<=", ">", "<", "in [", "matches ")
 _JOINTS = ("and ", "or ")
 _FUNCTIONS = ('count("', 'since("', "exists(", "not ")
-_WHOLE = re.compile(r"([\"']\s*|\]\s*|\)\s*|[0-9][smhdw]?\s+)\Z")  # behind a literal: a test is complete
+_WHOLE = re.compile(
+    r"([\"']\s*|\]\s*|\)\s*|(?<![A-Za-z0-9_])[0-9.]+[smhdw]?\s*)\Z"
+)  # behind a literal: a test is complete
 MOST = 8
 
 
