@@ -21,7 +21,8 @@ from service.engine import Entry, Hit, Rulebook, State, process
 from service.engine.model import DECODER_VERSION
 
 PARTITION, EPOCH = 0, 1
-# what is made up of a request beside its fields, and the columns of `placing.WIDE` that hold it
+# what a hit says beside its own parameters, and the columns of `placing.WIDE` that hold it
+FIELDS = {"client": "client", "event": "event", "tag_id": "tag"}
 MADE_UP = {
     "path": "path_text",
     "status": "status",
@@ -35,44 +36,47 @@ KINDS: dict[str, Any] = {name: dict(pl.DataFrame(SCHEMAS[name].empty_table()).sc
 class Decided(msgspec.Struct, frozen=True):
     """A batch of hits with what had to be found out in log order; `hits` and `decisions` may be made at any time.
 
-    plain: the hits of plain visitors, with all that is remembered of them beside what is made up as the lists kept_keys and
-    kept_values. by_engine: the decisions of the others.
+    of_requests: they were made of requests, and say what is made up of these. plain: the hits of plain visitors, with all
+    that is remembered of them beside what is made up as the lists kept_keys and kept_values. by_engine: the decisions of
+    the others.
     """
 
     frame: pl.DataFrame
     plain: pl.DataFrame
-    by_engine: list[dict[str, Any]]
-    client: str
+    by_engine: list[pa.Table]
     rulebook_id: str
+    of_requests: bool
 
     def hits(self) -> pl.DataFrame:
         """Rows of the table `hits`."""
         frame = self.frame
-        made_up = {name: frame[column] for name, column in MADE_UP.items()}
+        said = FIELDS | MADE_UP if self.of_requests else {"client": "client", "event": "event"}
         return _rows(
             "hits", frame, kind="hit", route="import", body=b"", content_type="", refusal="", decoder=DECODER_VERSION,
             received_at=_TIME, flags=_NO_TEXTS, rulebook_id=None,
-            params=mapped(self._fields(frame) | made_up, frame["keys"], frame["values"]),
+            params=mapped(_taken(frame, said), frame["keys"], frame["values"]),
         )  # fmt: skip
 
     def decisions(self) -> pl.DataFrame:
         """Rows of the table `decisions`."""
         frame = self.plain
-        made_up = {name: frame[column] for name, column in MADE_UP.items()}
-        kept = made_up | {name: frame[f"last_{name}"] for name in LASTING}
+        kept = _taken(frame, MADE_UP) | {name: frame[f"last_{name}"] for name in LASTING}
         found = _rows(
-            "decisions", frame, verdict="accepted", reason="", detail="", client=self.client, affiliate="", test=False,
-            rulebook_id=self.rulebook_id, fields=mapped(self._fields(frame)),
+            "decisions", frame, verdict="accepted", reason="", detail="", affiliate="", test=False,
+            rulebook_id=self.rulebook_id, fields=mapped(_taken(frame, FIELDS)),
             params=mapped(kept, frame["kept_keys"], frame["kept_values"]), absorbed=_NO_TEXTS, conflicts=_NO_TEXTS,
             fired=pl.lit([], KINDS["decisions"]["fired"]), not_fired=no_maps(frame.height),
         )  # fmt: skip
         if not self.by_engine:
             return found
-        return pl.concat([found, pl.DataFrame(table("decisions", self.by_engine))]).sort("seq")
+        return pl.concat([found, *map(pl.DataFrame, self.by_engine)]).sort("seq")
 
-    def _fields(self, frame: pl.DataFrame) -> dict[str, pl.Series]:
-        client = pl.repeat(self.client, frame.height, dtype=pl.String, eager=True)
-        return {"client": client, "event": frame["event"], "tag_id": frame["tag"]}
+
+_SOME = 10_000  # decisions of the engine that are Python values at the same time
+
+
+def _taken(frame: pl.DataFrame, names: dict[str, str]) -> dict[str, pl.Series]:
+    return {name: frame[column] for name, column in names.items()}
 
 
 _TIME = pl.col("time_us").cast(pl.Datetime("us", "UTC"))
@@ -91,8 +95,8 @@ def _rows(name: str, frame: pl.DataFrame, **values: Any) -> pl.DataFrame:
 class Deciding:
     """Batches in log order; the counts of all of them. visitors: how many there are."""
 
-    def __init__(self, rulebook: Rulebook, client: str) -> None:
-        self.rulebook, self.client = rulebook, client
+    def __init__(self, rulebook: Rulebook, of_requests: bool) -> None:
+        self.rulebook, self._of_requests = rulebook, of_requests
         self.verdicts: Counter[str] = Counter()
         self.events: Counter[str] = Counter()
         self._plain_visitors = 0
@@ -113,8 +117,8 @@ class Deciding:
             self.events[event] += count
         self._plain_visitors += int(plain["new_visitor"].sum())
         hard = frame.filter("hard")
-        by_engine = self._by_engine(hard) if hard.height else []
-        return Decided(frame, plain, by_engine, self.client, self.rulebook.id)
+        by_engine = [table("decisions", self._by_engine(some)) for some in hard.iter_slices(_SOME)]
+        return Decided(frame, plain, by_engine, self.rulebook.id, self._of_requests)
 
     def _with_memory(self, plain: pl.DataFrame) -> pl.DataFrame:
         """The frame with kept_keys and kept_values: the visitor's own parameters as they stand at each hit.
@@ -146,6 +150,7 @@ class Deciding:
             if outcome.verdict == "accepted":
                 self.events[outcome.event] += 1
                 self._hard_visitors.add(outcome.visitor)
+                self._hard_visitors -= set(outcome.absorbed)
             rows.append(decision_row(PARTITION, EPOCH, outcome))
         return rows
 

@@ -140,6 +140,11 @@ def own_query(query: bytes) -> bytes:
     return b"&".join(parts)
 
 
+def own_name(name: str) -> str:
+    """The name under which a request's own parameter comes in."""
+    return _own_name(name.encode()).decode()
+
+
 def _own_name(name: bytes) -> bytes:
     plain = text_of(name.replace(b"+", b" "))
     bare = plain

@@ -19,6 +19,7 @@ from lab.placing import WIDE
 from service.engine import Hit
 from service.engine.parse import MAX_NAME, MAX_VALUE, parameters
 
+_MADE = ("keys", "values", "unsure", "referrer_host", "host", "client", "who")  # at last
 _SAFE = r"^[A-Za-z0-9_.~/-]*$"
 _PLAIN_TEXT = r"^[!-$&-~]*$"  # ASCII without `%` and blanks
 _LONG = 6_000  # bytes of a query that might end up over the engine's limit
@@ -48,9 +49,11 @@ def with_hit(frame: pl.DataFrame, naming: Naming, client: str, aliases: Iterable
             False
         )
     return joined.select(
-        *(name for name in WIDE if name not in ("keys", "values", "unsure", "referrer_host", "host")),
+        *(name for name in WIDE if name not in _MADE),
         pl.col("keys", "values").fill_null([]),
         unsure=odd,
+        client=pl.lit(client),
+        who=pl.col("tag").hash(),
         referrer_host=pl.col("referrer_host").replace("", None),
         host=pl.when(pl.col("host") != "").then("host"),
     ).select(list(WIDE))
@@ -67,8 +70,8 @@ def _tags(frame: pl.DataFrame) -> pl.Series:
 
 def _query(frame: pl.DataFrame, client: str) -> pl.Series:
     """The query that an intake request would have: `client=a&event=pageview&tag_id=...&path=/a&status=200&method=GET`."""
-    quoted = {name: _each(frame[name], _quote, _SAFE) for name in ("path_text", "method", "referrer_host", "host")}
-    event = _each(frame["event"], _quote, _SAFE)
+    quoted = {name: each(frame[name], _quote, _SAFE) for name in ("path_text", "method", "referrer_host", "host")}
+    event = each(frame["event"], _quote, _SAFE)
     parts: list[Any] = [pl.lit(f"client={_quote(client)}&event="), event, pl.lit("&tag_id="), "tag"]
     parts += [pl.lit("&path="), quoted["path_text"], pl.lit("&status="), "status", pl.lit("&method="), quoted["method"]]
     for name in ("referrer_host", "host"):
@@ -84,7 +87,7 @@ def _quote(text: str) -> str:
     return quote_plus(text, safe="/")
 
 
-def _each(column: pl.Series, change: Callable[[str], str], unless: str) -> pl.Series:
+def each(column: pl.Series, change: Callable[[str], str], unless: str) -> pl.Series:
     """The column with the values changed that do not match a pattern, each distinct one once."""
     odd = column.filter(~column.str.contains(unless)).unique()
     if odd.is_empty():

@@ -11,7 +11,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -41,6 +41,9 @@ class LineReason(StrEnum):
     BAD_TIME = "bad_time"  # no such day, hour or zone
     NO_REQUEST = "no_request"  # the connection brought no request line: "-" or ""
     BAD_REQUEST = "bad_request"  # the request line is no HTTP: scans, TLS on a plain port
+    NO_EVENT = "no_event"  # a row that names none
+    BAD_CLIENT = "bad_client"  # a row whose client is missing or no name
+    NOT_UTF8 = "not_utf8"  # a row of other bytes
 
 
 class ParsedLine(msgspec.Struct, frozen=True, gc=False):
@@ -137,10 +140,10 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def format_named(name: str) -> Format:
+def format_named(name: str, others: Iterable[str] = ()) -> Format:
     """The format of this name, or of a format string such as `%h %^[%d:%t %^] "%r" %s %b`, see `lab.formats_custom`.
 
-    Raises LabError that names the nearest one.
+    others: names of formats that are no access logs, for the error. Raises LabError that names the nearest one.
     """
     from lab.formats_custom import custom_format
 
@@ -148,7 +151,7 @@ def format_named(name: str) -> Format:
         return custom_format(name)
     known = all_formats()
     if name not in known:
-        raise LabError(f"there is no log format {name!r}{nearest(name, known)}")
+        raise LabError(f"there is no log format {name!r}{nearest(name, (*known, *others))}")
     return known[name]
 
 

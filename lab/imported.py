@@ -7,6 +7,7 @@ import polars as pl
 
 from lab.pictures import shares
 from lab.show import html_block, html_table, plural
+from lab.table_files import TABLE_FORMATS
 
 
 class ImportReport(msgspec.Struct, frozen=True):
@@ -15,7 +16,7 @@ class ImportReport(msgspec.Struct, frozen=True):
     moved: parsed lines that stood behind a later one and were sorted forward. ties: hits that share their time with
     another, so that only the order of the lines orders them; visitor_ties: those whose twin is of the same visitor, the
     only ones that can change a funnel. verdicts, events, visitors: what the engine said; events are the accepted ones.
-    first_time, last_time: UTC.
+    first_time, last_time: UTC. columns: of CSV and Parquet, or parameters of the map: their name to ours.
     """
 
     source: str
@@ -36,6 +37,7 @@ class ImportReport(msgspec.Struct, frozen=True):
     rulebook_id: str
     seconds: float
     out: str
+    columns: dict[str, str] = {}
 
     def __repr__(self) -> str:
         return (
@@ -49,9 +51,16 @@ class ImportReport(msgspec.Struct, frozen=True):
         return (
             f"{plural(self.moved, 'line')} stood behind a later one and moved; {plural(self.ties, 'hit')} share their "
             f"second with another, {self.visitor_ties:,} of them with one of the same visitor",
-            "a visitor is an address with a user agent: an approximation",
+            *self._meanings,
             f"tables in {self.out}",
         )
+
+    @property
+    def _meanings(self) -> tuple[str, ...]:
+        said = ", ".join(f"{theirs} as {ours}" for theirs, ours in self.columns.items())
+        if self.format in TABLE_FORMATS:
+            return (f"read {said}; other columns as parameters",)
+        return (f"read {said}",) * bool(said) + ("a visitor is an address with a user agent: an approximation",)
 
     def frames(self) -> dict[str, pl.DataFrame]:
         """The counts as frames: event and hits; reason and lines."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from service.archive.schemas import SCHEMAS
 if TYPE_CHECKING:
     from lab.compare import Comparison
     from lab.funnel import Funnel
+    from lab.imported import ImportReport
     from lab.replay import Run
     from lab.verify import Verification
     from service.engine import Rulebook
@@ -34,16 +35,35 @@ class LabError(Exception):
     status = 2  # exit status of a command that ends with it
 
 
-def open(path: str | Path, as_of: str | date | datetime | None = None) -> Log:
-    """Open the tables of a folder as a `Log`.
+def open(
+    path: str | Path | Sequence[str | Path], as_of: str | date | datetime | None = None, format: str | None = None,
+    map: str | Path | Mapping[str, Any] | None = None,
+) -> Log:  # fmt: skip
+    """Open the tables of a folder as a `Log`, or, with a format, a foreign log: an access log, CSV or Parquet.
 
-    as_of: leave out the hits that came later by log time, and all that follows from them: a moment (UTC if it names no
-    zone) or a day, which is included. What became of the earlier postbacks stays, however late.
+    format, map: as `lab.importing.import_log` takes them, with path; `log.imported` is its report. The tables made of such
+    a log are temporary; `backtrack import` keeps them. as_of: leave out the hits that came later by log time, and all that
+    follows from them: a moment (UTC if it names no zone) or a day, which is included. What became of the earlier postbacks
+    stays, however late.
     Raises LabError if there is no such folder, if it holds no tables, or a table of another version.
     """
+    if format is not None:
+        from lab.opened import open_foreign  # late: nobody else waits for it
+
+        return open_foreign(path, format, map, as_of)
+    if map is not None or not isinstance(path, str | Path):
+        raise LabError('a foreign log needs its format too: lab.open("access.log", format="combined", map=...)')
+    return open_tables(path, as_of)
+
+
+def open_tables(path: str | Path, as_of: str | date | datetime | None = None) -> Log:
+    """Open the tables of a folder; see `open`."""
     root, until = Path(path), _moment(as_of)
     if root.is_file():
-        raise LabError(f"{root} is a file; the lab opens folders of tables: backtrack import FORMAT {root} --out DIR")
+        raise LabError(
+            f"{root} is a file; the lab opens folders of tables: backtrack import FORMAT {root} --out DIR, "
+            f'or lab.open("{root}", format="combined")'
+        )
     if not root.is_dir():
         raise LabError(f"{root} does not exist; give the folder that holds the tables, such as var/tables")
     try:
@@ -69,6 +89,8 @@ class Log:
         self.path = root
         self.as_of = as_of
         self.erased = erased
+        self.imported: ImportReport | None = None  # of a foreign log that was opened directly
+        self.kept: object = None  # its temporary folder, which goes with the last log that shows it
         self.batch_rows = 10_000  # how many rows are Python values at the same time
         self._files = files
         self.cuts = self._find_cuts()
@@ -182,7 +204,9 @@ class Log:
 
     def refresh(self) -> Log:
         """The same folder as it is now."""
-        return open(self.path, self.as_of)
+        newer = open_tables(self.path, self.as_of)
+        newer.imported, newer.kept = self.imported, self.kept
+        return newer
 
     def replay(
         self,

@@ -4,7 +4,7 @@ A visitor is a tag id (address and user agent) as long as it is not forgotten; i
 engine might see otherwise (a hit it may reject, a visitor with more names than are remembered) is `hard` and is left to it.
 
 Only a few numbers per line stay in memory, some 60 bytes; the rest waits in a `Spill`. What came before a hit is found by
-running fills over hits sorted by visitor. Tags are compared by 64 bits of hash, as in the set engine.
+running fills over hits sorted by visitor. Identifiers are compared by 64 bits of hash, as in the set engine.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ BATCH_ROWS = 120_000
 PIECE_ROWS = 4_000_000  # hits whose visitors are found at once
 _NAMES = 190  # a few below what the engine remembers
 
-# a request as a hit. tag: whom it belongs to, as far as it says; path_text, status, referrer_host, host: its made-up
-# parameters, null if absent; keys, values: its own; unsure: the engine may reject the hit, and decides it itself
+# a request as a hit. who: a number of whom it belongs to, as far as it says by itself; tag, path_text, status,
+# referrer_host, host: what is made up of it, null if absent; keys, values: its own ones; unsure: the engine decides it
 WIDE: dict[str, Any] = {
     "line": pl.Int64, "time_us": pl.Int64, "method": pl.String, "path": pl.Binary, "query": pl.Binary,
-    "address": pl.String, "user_agent": pl.String, "referrer": pl.String, "event": pl.String, "tag": pl.String,
+    "address": pl.String, "user_agent": pl.String, "referrer": pl.String, "client": pl.String, "event": pl.String,
+    "who": pl.UInt64, "tag": pl.String,
     "path_text": pl.String, "status": pl.String, "referrer_host": pl.String, "host": pl.String,
     "keys": pl.List(pl.String), "values": pl.List(pl.String), "unsure": pl.Boolean,
 }  # fmt: skip
@@ -53,7 +54,7 @@ class Placing:
     def add(self, frame: pl.DataFrame) -> None:
         """Take in the requests of a block, in the order of their lines."""
         self._narrow.append(frame.select(
-            "line", "time_us", pl.col("tag").hash().alias("tag"), *(self._numbers(frame[name]) for name in LASTING),
+            "line", "time_us", "who", *(self._numbers(frame[name]) for name in LASTING),
             own=pl.col("keys").list.len(), unsure="unsure",
         ))  # fmt: skip
         self._spill.add(frame)
@@ -68,8 +69,8 @@ class Placing:
         pieces = -(-hits.height // PIECE_ROWS)
         placed = []
         for piece in range(pieces):
-            visits = hits.filter(pl.col("tag") % pieces == piece).sort("tag", maintain_order=True)
-            self.visitor_ties += _shared(visits.select("tag", "time_us"))
+            visits = hits.filter(pl.col("who") % pieces == piece).sort("who", maintain_order=True)
+            self.visitor_ties += _shared(visits.select("who", "time_us"))
             placed.append(_lives(visits, remember_us, hard))
         self._placed = pl.concat(placed).sort("pos")
 
@@ -83,7 +84,7 @@ class Placing:
         texts = {name: pl.Series(list(self._texts[name]), dtype=pl.String) for name in LASTING}
         for placed in self._placed.iter_slices(BATCH_ROWS):
             yield self._spill.rows(placed).select(
-                pl.exclude("line", "unsure", *(f"last_{name}" for name in LASTING)),
+                pl.exclude("line", "unsure", "who", *(f"last_{name}" for name in LASTING)),
                 (pl.col("pos").cast(pl.Int64) + 2).alias("seq"), _identity(content, "line").alias("hit_id"),
                 _identity(content, "life").alias("visitor"),
                 *(texts[name].gather(placed[f"last_{name}"]).alias(f"last_{name}") for name in LASTING),
@@ -96,20 +97,20 @@ class Placing:
         return column.replace_strict(known, numbers, return_dtype=pl.UInt32)
 
     def _hard(self, hits: pl.DataFrame) -> pl.Series:
-        """The tags that are left to the engine."""
-        own = hits.filter(pl.col("own") > 0).group_by("tag").agg(pl.col("own").sum())
-        crowded = own.filter(pl.col("own") > _NAMES)["tag"]
+        """Whose hits are left to the engine."""
+        own = hits.filter(pl.col("own") > 0).group_by("who").agg(pl.col("own").sum())
+        crowded = own.filter(pl.col("own") > _NAMES)["who"]
         names = (
-            [self._names_of(frame, crowded) for frame in self._spill.frames(["tag", "keys"])] if crowded.len() else []
+            [self._names_of(frame, crowded) for frame in self._spill.frames(["who", "keys"])] if crowded.len() else []
         )
-        counted = pl.concat(names).unique().group_by("tag").len() if names else pl.DataFrame(schema={"tag": pl.UInt64})
-        many = counted.filter(pl.col("len") > _NAMES)["tag"] if names else counted["tag"]
-        return pl.concat([hits.filter("unsure")["tag"], many]).unique()
+        counted = pl.concat(names).unique().group_by("who").len() if names else pl.DataFrame(schema={"who": pl.UInt64})
+        many = counted.filter(pl.col("len") > _NAMES)["who"] if names else counted["who"]
+        return pl.concat([hits.filter("unsure")["who"], many]).unique()
 
     @staticmethod
-    def _names_of(frame: pl.DataFrame, tags: pl.Series) -> pl.DataFrame:
-        """Who brought which names: tag and keys, each pair once."""
-        found = frame.with_columns(pl.col("tag").hash()).filter(pl.col("tag").is_in(tags.implode()))
+    def _names_of(frame: pl.DataFrame, people: pl.Series) -> pl.DataFrame:
+        """Who brought which names: who and keys, each pair once."""
+        found = frame.filter(pl.col("who").is_in(people.implode()))
         return found.explode("keys", empty_as_null=False).unique()
 
 
@@ -120,8 +121,8 @@ def _shared(keys: pl.DataFrame) -> int:
 
 
 def _lives(visits: pl.DataFrame, remember_us: int, hard: pl.Series) -> pl.DataFrame:
-    """What is known of the visitor at each hit. visits: hits by tag, then time."""
-    again = (pl.col("tag") == pl.col("tag").shift(1)) & (pl.col("time_us") - pl.col("time_us").shift(1) <= remember_us)
+    """What is known of the visitor at each hit. visits: hits by whose they are, then time."""
+    again = (pl.col("who") == pl.col("who").shift(1)) & (pl.col("time_us") - pl.col("time_us").shift(1) <= remember_us)
     visits = visits.with_columns(start=~again.fill_null(False))
 
     def so_far(value: pl.Expr) -> pl.Expr:
@@ -131,7 +132,7 @@ def _lives(visits: pl.DataFrame, remember_us: int, hard: pl.Series) -> pl.DataFr
     return visits.select(
         "pos", "row", *last, pl.when("start").then("line").forward_fill().alias("life"),
         (so_far(pl.when(pl.col("own") > 0).then(pl.col("pos").cast(pl.Int64) + 1)) - 1).replace(-1, None).alias("last_own"),
-        pl.col("start").alias("new_visitor"), pl.col("tag").is_in(hard.implode()).alias("hard"),
+        pl.col("start").alias("new_visitor"), pl.col("who").is_in(hard.implode()).alias("hard"),
     )  # fmt: skip
 
 
