@@ -12,7 +12,8 @@ from lab.studio_answer import Answer, Asking
 from lab.studio_cases import Case, find_cases
 from lab.studio_draft import Draft
 from lab.studio_ground import Ground
-from lab.studio_page import STYLE, body_html, count_html
+from lab.studio_page import body_html, count_html
+from lab.studio_style import STYLE
 from service.engine import Rulebook
 from service.engine.document import nearest
 from service.engine.rulebook import Trigger

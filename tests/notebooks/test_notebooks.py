@@ -26,8 +26,30 @@ SAYS: dict[str, tuple[str, ...]] = {  # what the outputs of each notebook must h
         "within 12h, by affiliate",
         "clickhub",
     ),
+    "3-try-a-rule.ipynb": (
+        r"7,240 hits of 3 clients",
+        r"\d+ gained, \d+ lost, \d+ changed",
+        "asks for amount at least 50 instead of 20",
+        'destination == "Rome"',
+        "It fired, worth 12.50 EUR",
+        "depends on the order of ties|share their time with another",
+        r"booking would have fired \d+ times",
+        r"2026-03-05 12:00:00",
+        r"The first difference is of Thursday 1\d:\d\d UTC",
+        "came true",
+    ),
+    "5-prototype-a-trigger.ipynb": (
+        r"second-deposit: fires \d+ times of \d+ sale \(exact\)",
+        r"second-deposit would have fired \d+ times for \d+ visitors",
+        r"\d+ gained, 0 lost, 0 changed",
+        r"Live at http://127\.0\.0\.1:\d+",
+        r"stored [0-9a-f]{32} acme sale",
+        "Trigger second-deposit fired after the click",
+        "cid=spring-campaign&event=sale&sum=3.00&cur=EUR",
+        "All 6 due postbacks were sent, delivered and received as expected",
+    ),
 }
-CHARTS = {"2-replay-a-day.ipynb": 2}
+CHARTS = {"2-replay-a-day.ipynb": 2, "3-try-a-rule.ipynb": 1, "5-prototype-a-trigger.ipynb": 0}
 
 
 def run(notebook: Path, folder: Path) -> Any:
