@@ -4,7 +4,8 @@ FROM python:3.11-slim AS wheels
 COPY requirements.txt /
 RUN pip download --quiet --no-cache-dir --disable-pip-version-check --require-hashes --dest /wheels -r /requirements.txt
 
-FROM python:3.11-slim AS installed
+# the whole image, not the slim one, for its C compiler: the engine is compiled here
+FROM python:3.11 AS installed
 ARG EXTRAS=""
 COPY --from=wheels /wheels /wheels
 COPY pyproject.toml README.md /build/
@@ -12,7 +13,10 @@ COPY service /build/service
 COPY lab /build/lab
 RUN python -m venv /opt/backtrack \
     && /opt/backtrack/bin/pip install --quiet --no-cache-dir --disable-pip-version-check --no-index \
-       --find-links /wheels "/build${EXTRAS:+[$EXTRAS]}"
+       --find-links /wheels "/build${EXTRAS:+[$EXTRAS]}" \
+    && /opt/backtrack/bin/pip install --quiet --no-cache-dir --disable-pip-version-check --no-index \
+       --find-links /wheels --target /compile mypy setuptools \
+    && PYTHONPATH=/compile /opt/backtrack/bin/python -m service.compile --required
 
 FROM python:3.11-slim
 RUN useradd --create-home --uid 1000 backtrack

@@ -17,7 +17,7 @@ if [ -z "$python" ]; then
 fi
 
 rm -f .venv/.ready
-echo "setup: installing the pinned packages into .venv (once, about a minute)"
+echo "setup: installing the pinned packages into .venv (once, about two minutes)"
 if command -v uv >/dev/null 2>&1; then
   uv venv --quiet --allow-existing --python "$python" .venv
   uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements.txt
@@ -30,5 +30,6 @@ else
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 fi
+.venv/bin/python -m service.compile
 touch .venv/.ready
 echo "setup: done in $(($(date +%s) - start)) s"

@@ -6,6 +6,7 @@ supervisor.py          `backtrack up`: the processes of one machine, kept alive
 servers.py             the two Redis servers: checked at every connect, embedded where there is none
 epochs.py             is Redis as far as the tables? asked whenever its server was started
 keys.py  scripts.py    names of everything in Redis; the Lua scripts, loaded by their hash
+native.py  compile.py  the engine as machine code: found where it is current, made by `python -m service.compile`
 
 1. app.py  web.py      the web process; intake/ stores each request and answers when it is on disk
      intake/routes.py      capture, parse, refuse, store, answer
@@ -19,3 +20,7 @@ keys.py  scripts.py    names of everything in Redis; the Lua scripts, loaded by 
    backlog.py          how far behind everything is
    partner.py          a recipient that records, for trying things
 """
+
+from service import native
+
+native.use()  # before anybody imports the engine

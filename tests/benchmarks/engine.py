@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from math import inf
 from pathlib import Path
 
+from service import native
 from service.engine import Entry, Hit, State, load, parse, process
 
 RULES = Path(__file__).parents[2] / "datasets" / "rules.toml"
@@ -90,10 +91,11 @@ def main() -> None:
     chosen = arguments.parse_args()
     figures = measure(chosen.hits)
     if chosen.json:
-        print(json.dumps(figures))
+        print(json.dumps(figures | {"compiled": native.in_use()}))
     else:
         for name, value in figures.items():
             print(f"{name:24}{value:12,.0f}")
+        print("by the compiled engine" if native.in_use() else "by the engine's sources; `make engine` compiles them")
 
 
 if __name__ == "__main__":
