@@ -6,6 +6,7 @@ verify    what should have been sent against what was sent
 funnel    how visitors move through the steps      explain   what became of one hit, and why
 fit       what is typical of a log                 simulate  a day that has not happened, as a log
 studio    a trigger built with widgets, seen on the log as one types
+explorer  a funnel with widgets                    inspector   a visitor, and where each value came from
 live      a service inside a notebook              magics    %%rulebook, %%trigger, %replay, %lab
 
     import lab
@@ -24,15 +25,24 @@ from lab.live import live
 from lab.log import LabError, Log, open
 
 if TYPE_CHECKING:
+    from lab.explorer import FunnelExplorer
     from lab.fitting import fit
+    from lab.inspector import Inspector
     from lab.profile import Profile
     from lab.simulating import simulate
     from lab.studio import Studio
 
-__all__ = ["LabError", "Log", "Profile", "Studio", "fit", "live", "open", "simulate"]
+__all__ = ["FunnelExplorer", "Inspector", "LabError", "Log", "Profile", "Studio", "fit", "live", "open", "simulate"]
 
 # what the command line should not wait for
-_LATE = {"Profile": "lab.profile", "Studio": "lab.studio", "fit": "lab.fitting", "simulate": "lab.simulating"}
+_LATE = {
+    "FunnelExplorer": "lab.explorer",
+    "Inspector": "lab.inspector",
+    "Profile": "lab.profile",
+    "Studio": "lab.studio",
+    "fit": "lab.fitting",
+    "simulate": "lab.simulating",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ from lab.studio_page import body_html, count_html, progress_html
 from lab.studio_run import Runner, Screen
 from lab.studio_style import STYLE
 from lab.studio_text import drafts_in
+from lab.studio_widgets import column
 from lab.studio_words import completions, events_for, names_for
 from service.engine import Rulebook
 from service.engine.rulebook import Trigger
@@ -194,11 +195,8 @@ class Studio(Screen):
         return seen + [(f"{name} · 0", name) for _, name in named if name not in known]
 
     def _laid_out(self) -> Any:
-        answer = w.VBox([self.count, self.body], layout=w.Layout(width="64%"))
-        answer.add_class("bt-answer")
-        box = w.VBox([w.HTML(STYLE), self.form.head, w.HBox([self.form.side, answer])])
-        box.add_class("bt-studio")
-        return box
+        answer = column(self.count, self.body, css="bt-answer", width="64%")
+        return column(w.HTML(STYLE), self.form.head, w.HBox([self.form.side, answer]), css="bt-studio")
 
     def preparing(self, share: float, what: str) -> None:
         self.count.value = progress_html(share, what)

@@ -10,11 +10,11 @@ import ipywidgets as w
 from lab.studio_check import Checked
 from lab.studio_draft import Draft
 from lab.studio_page import trouble_html
+from lab.studio_widgets import WIDE, checkbox, column, dropdown, field, row, text_field
 from lab.studio_words import MOST
 
 METHODS = ("webhook", "email", "javascript", "pixel")
 _EVERY = ("hour", "day", "month", "total")
-_WIDE = "100%"
 
 
 class Form:
@@ -24,33 +24,33 @@ class Form:
         self._changed = changed
         self._loading = False
         self._draft = Draft()
-        self.name = _text("first-deposit")
-        self.client = w.Dropdown(layout=_wide())
-        self.on = w.Dropdown(layout=_wide())
-        self.after = w.TagsInput(allow_duplicates=True, layout=_wide())
-        self.within = _text("30d")
-        self.condition = _text('amount >= 20 and country == "DE"')
+        self.name = text_field("first-deposit")
+        self.client = dropdown([])
+        self.on = dropdown([])
+        self.after = w.TagsInput(allow_duplicates=True, layout=w.Layout(width=WIDE))
+        self.within = text_field("30d")
+        self.condition = text_field('amount >= 20 and country == "DE"')
         self.condition.add_class("bt-condition")
-        self.chips = w.HBox([_chip(self._accepted) for _ in range(MOST)], layout=w.Layout(width=_WIDE))
+        self.chips = w.HBox([_chip(self._accepted) for _ in range(MOST)], layout=w.Layout(width=WIDE))
         self._offered: list[str] = []
         self.chips.add_class("bt-chips")
-        self.once = w.Checkbox(description="once per visitor", indent=False, layout=w.Layout(width="150px"))
+        self.once = checkbox("once per visitor", "150px")
         self.cap_count = w.BoundedIntText(min=0, max=10**9, layout=w.Layout(width="100px"))
-        self.cap_per = w.Dropdown(options=["trigger", "affiliate"], layout=w.Layout(width="110px"))
+        self.cap_per = dropdown(["trigger", "affiliate"], "110px")
         self.cap_every = w.Dropdown(options=_EVERY, value="day", layout=w.Layout(width="90px"))
-        self.payout_kind = w.Dropdown(options=["none", "fixed", "percent"], layout=w.Layout(width="100px"))
-        self.payout_sum = _text("25", "90px")
-        self.payout_of = _text("amount", "110px")
-        self.payout_currency = _text("EUR", "70px")
-        self.method = w.Dropdown(options=METHODS, layout=w.Layout(width="130px"))
-        self.to_client = w.Checkbox(description="client", indent=False, layout=w.Layout(width="80px"))
-        self.to_affiliate = w.Checkbox(description="affiliate", indent=False, layout=w.Layout(width="100px"))
-        self.affiliate = w.Dropdown(layout=w.Layout(width="150px"))
+        self.payout_kind = dropdown(["none", "fixed", "percent"], "100px")
+        self.payout_sum = text_field("25", "90px")
+        self.payout_of = text_field("amount", "110px")
+        self.payout_currency = text_field("EUR", "70px")
+        self.method = dropdown(METHODS, "130px")
+        self.to_client = checkbox("client", "80px")
+        self.to_affiliate = checkbox("affiliate", "100px")
+        self.affiliate = dropdown([], "150px")
         self.template = w.Textarea(
-            rows=2, placeholder="the affiliate's own address", layout=w.Layout(width=_WIDE, height="52px")
+            rows=2, placeholder="the affiliate's own address", layout=w.Layout(width=WIDE, height="52px")
         )
         self.template.add_class("bt-code")
-        self.toml = w.Textarea(rows=10, layout=w.Layout(width=_WIDE, height="220px"))
+        self.toml = w.Textarea(rows=10, layout=w.Layout(width=WIDE, height="220px"))
         self.toml.add_class("bt-code")
         self.says = {name: w.HTML() for name in ("name", "on", "after", "within", "when", "cap", "payout", "to",
                                                      "template", "toml")}  # fmt: skip
@@ -71,31 +71,27 @@ class Form:
     def _head(self) -> Any:
         """When it fires."""
         said = self.says
-        who = _row(
-            _field("name", self.name, said["name"], width="22%"), _field("client", self.client, width="14%"),
-            _field("fires on", self.on, said["on"], width="22%"),
-            _field("after these steps, in this order", self.after, said["after"], width="30%"),
-            _field("within", self.within, said["within"], width="12%"),
+        who = row(
+            field("name", self.name, said["name"], width="22%"), field("client", self.client, width="14%"),
+            field("fires on", self.on, said["on"], width="22%"),
+            field("after these steps, in this order", self.after, said["after"], width="30%"),
+            field("within", self.within, said["within"], width="12%"),
         )  # fmt: skip
-        head = w.VBox([who, _field("condition", self.condition, said["when"], self.chips)])
-        head.add_class("bt-head")
-        return head
+        return column(who, field("condition", self.condition, said["when"], self.chips), css="bt-head")
 
     def _side(self) -> Any:
         """How often, for what, and where it is posted."""
         said = self.says
-        cap = _row(self.cap_count, self.cap_per, self.cap_every)
-        payout = _row(self.payout_kind, self.payout_sum, self.payout_of, self.payout_currency)
+        cap = row(self.cap_count, self.cap_per, self.cap_every)
+        payout = row(self.payout_kind, self.payout_sum, self.payout_of, self.payout_currency)
         paste = w.Accordion([w.VBox([self.toml, said["toml"]])], titles=("as TOML, to copy or paste",))
-        side = w.VBox([
-            self.once, _field("cap: how many (0: no cap) · per · every", cap, said["cap"]),
-            _field("payout · how much · of · currency", payout, said["payout"]),
-            _field("posts by · to", _row(self.method, self.to_client, self.to_affiliate), said["to"]),
-            _field("an address of its own for one affiliate", self.affiliate, self.template, said["template"]),
-            paste,
-        ], layout=w.Layout(width="36%", min_width="330px"))  # fmt: skip
-        side.add_class("bt-side")
-        return side
+        return column(
+            self.once, field("cap: how many (0: no cap) · per · every", cap, said["cap"]),
+            field("payout · how much · of · currency", payout, said["payout"]),
+            field("posts by · to", row(self.method, self.to_client, self.to_affiliate), said["to"]),
+            field("an address of its own for one affiliate", self.affiliate, self.template, said["template"]),
+            paste, css="bt-side", width="36%",
+        )  # fmt: skip
 
     def offer(self, clients: Sequence[str], affiliates: Sequence[str], events: Sequence[tuple[str, str]]) -> None:
         """What can be chosen. events: (label, name)."""
@@ -242,31 +238,11 @@ class Form:
             self._loading = False
 
 
-def _wide() -> Any:
-    return w.Layout(width=_WIDE)
-
-
-def _text(placeholder: str, width: str = _WIDE) -> Any:
-    return w.Text(placeholder=placeholder, continuous_update=True, layout=w.Layout(width=width))
-
-
-def _field(label: str, *parts: Any, width: str = _WIDE) -> Any:
-    box = w.VBox([w.HTML(f'<span class="bt-label">{label}</span>'), *parts], layout=w.Layout(width=width))
-    box.add_class("bt-field")
-    return box
-
-
 def _chip(clicked: Callable[[Any], None]) -> Any:
     button = w.Button(layout=w.Layout(display="none"))
     button.add_class("bt-chip")
     button.on_click(clicked)
     return button
-
-
-def _row(*parts: Any) -> Any:
-    box = w.HBox(list(parts), layout=w.Layout(width=_WIDE))
-    box.add_class("bt-row")
-    return box
 
 
 def _with(options: Sequence[str], one: str) -> list[str]:

@@ -114,11 +114,11 @@ def _postback(one: Postback) -> str:
     state = "" if one.state == "due" else f" · {one.state}"
     missing = f" · without {', '.join(one.missing)}" if one.missing else ""
     target = f"{one.verb} {one.url}".strip() or "no endpoint for this method"
-    body = f"<code>{escape(_readable(one.body))}</code>" if one.body else ""
+    body = f"<code>{escape(readable(one.body))}</code>" if one.body else ""
     return f'<div class="bt-to">to {escape(where + state + missing)}</div><code>{escape(target)}</code>{body}'
 
 
-def _readable(body: str) -> str:
+def readable(body: str) -> str:
     """JSON with a space behind each comma, so that it wraps between the values; others as they are; long ones cut."""
     try:
         body = json.dumps(json.loads(body), ensure_ascii=False)

@@ -52,5 +52,9 @@ STYLE = (
     f".bt-case .bt-to{{color:{QUIET};margin-top:2px}}"
     f".bt-bar{{height:4px;border-radius:2px;background:{LINE};overflow:hidden;margin-top:8px;max-width:420px}}"
     ".bt-bar i{display:block;height:4px;background:#2a91a2;transition:width .2s}"
+    ".bt-picture{max-width:760px;margin:6px 0}.bt-picture svg{max-width:100%;height:auto}"
+    ".bt-studio .bt-views .widget-toggle-button{height:26px;line-height:24px;border-radius:4px}"
+    ".bt-hits select{font:12px/1.6 var(--jp-code-font-family,monospace)!important;padding:4px 6px}"
+    ".bt-hits option{padding:2px 0}.bt-case table{margin:4px 0 6px!important}"
     "</style>"
 )
