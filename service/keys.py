@@ -25,7 +25,7 @@ class Partition:
 
     __slots__ = (
         "attempts", "bases", "caps", "counts", "dead", "decisions", "due", "ended", "fence", "handed", "head", "inflight",
-        "journal", "kept", "late", "lease", "number", "owners", "poison", "postbacks", "promises", "settled",
+        "journal", "kept", "late", "lease", "new", "number", "owners", "poison", "postbacks", "promises", "settled",
         "tracked", "tries", "txids", "visitors", "waiting", "wake", "writers",
     )  # fmt: skip
 
@@ -55,6 +55,7 @@ class Partition:
             base + "late"
         )  # with : and a postback id: number of the last try, for tries that are still under way
         self.due = base + "due"  # sorted set: postback id by time_us when it is due
+        self.new = base + "new"  # sorted set: those in due that were promised within the last minute and never tried
         self.inflight = (
             base + "inflight"
         )  # hash: postback id -> token of the delivery under way | first number not recorded

@@ -20,8 +20,11 @@ from service.delivery.due import Done, DueIndex, Taken
 from service.delivery.email import Emails
 from service.delivery.health import Health
 from service.delivery.ladder import health_of
+from service.delivery.pace import Pace
 from service.delivery.record import Answer, Method, Owner, Request, attempt_of
+from service.delivery.rooms import Rooms
 from service.delivery.shares import Shares
+from service.delivery.watch import Watch
 from service.delivery.webhook import NAME_TIMEOUT_S, Webhooks
 from service.engine import EMPTY, Postback, Rulebook
 from service.engine.rulebook import BROWSER_METHODS, MAIL, apart_us
@@ -35,11 +38,10 @@ WAIT_MS = 1_000  # for what no stream tells of: retries that another courier has
 WAIT_FOR_ROOM_MS = 20  # while somebody waits in a room whose recipient can be called
 LOOK_EVERY_S = 0.1
 FOLLOW_EVERY_S = 1.0
-DRAIN_AT_ONCE = 16  # drawn out of one room in one turn
 GATHER_S = 0.008  # between two exchanges while there is little to do: each is an fsync, however much it carries
 TAKE_LIMIT = 256
 TAKE_LEAST = 32  # at once, however many of those before had to go to rooms: that costs two more round trips each way
-LITTLE = 16  # calls begun in one round; more of them wait for nothing
+LITTLE = 16  # new ones in one round; more of them wait for nothing
 OPERATOR_KEEPS = 1_000
 
 
@@ -70,8 +72,10 @@ class Courier:
         self._done: list[Done] = []
         self._failed: list[tuple[int, str]] = []
         self._settled = asyncio.Event()
-        self._seen: dict[str, str] = {}
-        self._watch: asyncio.Task[None] | None = None
+        self._rooms = Rooms(self._due, self._health, self._shares, self._permitted)
+        self._pace = Pace(time.monotonic())
+        self._watch = Watch(self._redis, self._places[:-1])
+        self._new = 0  # in the last round
         self._rulebook: Rulebook = EMPTY
         self._followed_s = self._looked_s = self._exchanged_s = 0.0
         self._take_most = TAKE_LEAST
@@ -84,7 +88,7 @@ class Courier:
         names = ThreadPoolExecutor(self._settings.delivery_concurrency, "names")
         asyncio.get_running_loop().set_default_executor(names)
         try:
-            await self._look_where_streams_end()
+            await self._watch.begin()
             while time.monotonic() < deadline and not self._stopping():
                 await self._follow()
                 await self._look()
@@ -93,9 +97,7 @@ class Courier:
             await self._end()
 
     async def _end(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        await self._watch.end()
         if self._running:
             await asyncio.wait(self._running)
         try:
@@ -112,25 +114,35 @@ class Courier:
         taken = await self._exchange(min(self._shares.free(), self._take_most))
         untried = await self._begin(taken)
         self._take_most = max(TAKE_LEAST, self._take_most // 2) if untried else min(self._take_most * 2, TAKE_LIMIT)
-        begun = len(taken) + await self._drain()
-        if begun >= LITTLE:
+        drawn = await self._rooms.draw(self._lease_us, self._now_us(), self._backlog())
+        for one in drawn:
+            self._start(one)
+        self._new = sum(one.new(self._due.now_us) for one in (*taken, *drawn))
+        if untried or self._new >= LITTLE:
             self._exchanged_s = 0.0
             await self._wait_for_an_answer(1)
-        elif not begun:
-            await self._wait(WAIT_FOR_ROOM_MS if self._callable_rooms() else WAIT_MS)
+        elif not taken and not drawn:
+            await self._wait(WAIT_FOR_ROOM_MS if self._rooms.ready() else WAIT_MS)
 
     async def _gather(self) -> None:
-        """Let answers and new postbacks come together, but for the first after a pause."""
+        """Let answers and new postbacks come together, but for the first new one after a pause."""
         left_s = self._exchanged_s + GATHER_S - time.monotonic()
-        if left_s > 0:
+        if left_s > 0 and self._new:
             await asyncio.sleep(left_s)
+        elif left_s > 0:
+            await self._watch.wait(left_s)
         self._exchanged_s = time.monotonic()
+
+    def _backlog(self) -> int:
+        """How many of the backlog may begin now."""
+        return min(self._pace.allowed(time.monotonic()), self._shares.free_for_backlog())
 
     async def _exchange(self, limit: int) -> list[Taken]:
         """Record what has been answered since the last time, and take what is due."""
         done, self._done = self._done, []
         failed, self._failed = self._failed, []
-        taken = await self._due.exchange(done, None if limit else self._now_us(), self._lease_us, limit)
+        backlog = self._backlog() if limit else 0
+        taken = await self._due.exchange(done, None if limit else self._now_us(), self._lease_us, limit, backlog)
         if limit:
             self._behind_us = self._due.now_us - time.time_ns() // 1000
         if done:
@@ -150,7 +162,7 @@ class Courier:
     async def _begin(self, taken: Sequence[Taken]) -> int:
         """Start what may start; the rest waits in the rooms of its recipients. Returns how many that are."""
         groups: dict[str, list[Taken]] = {}
-        for one in taken:
+        for one in sorted(taken, key=lambda one: not one.new(self._due.now_us)):
             groups.setdefault(one.postback.recipient, []).append(one)
         untried: list[Taken] = []
         for recipient, group in groups.items():
@@ -167,33 +179,6 @@ class Courier:
             self._health.waiting |= {one.postback.recipient for one in untried}
         return len(untried)
 
-    async def _drain(self) -> int:
-        """Call for those who wait, as far as their recipients have room; probe who is paused. Returns how many."""
-        drawn = 0
-        for recipient in self._callable_rooms():
-            free = min(self._shares.free(), self._shares.free_of(recipient), DRAIN_AT_ONCE)
-            permitted = await self._permitted(recipient, free)
-            drawn += await self._draw(recipient, permitted) if permitted else 0
-        for recipient in self._health.to_probe:
-            if await self._health.may_probe(recipient, self._lease_us):
-                drawn += await self._draw(recipient, 1)
-        self._health.to_probe = ()
-        return drawn
-
-    async def _draw(self, recipient: str, limit: int) -> int:
-        taken = await self._due.draw(recipient, self._lease_us, limit)
-        if not taken:
-            self._health.waiting -= {recipient}
-        for one in taken:
-            self._start(one)
-        return len(taken)
-
-    def _callable_rooms(self) -> list[str]:
-        return [
-            recipient for recipient in sorted(self._health.waiting - self._health.paused)
-            if self._shares.free_of(recipient) > 0
-        ]  # fmt: skip
-
     async def _permitted(self, recipient: str, most: int) -> int:
         owner = self._owner(recipient)
         apart = apart_us(owner.rate) if owner is not None and most else 0
@@ -202,7 +187,9 @@ class Courier:
     # one delivery
 
     def _start(self, taken: Taken) -> None:
-        call = self._shares.begin(taken.postback.recipient, time.monotonic())
+        new, now_s = taken.new(self._due.now_us), time.monotonic()
+        call = self._shares.begin(taken.postback.recipient, now_s, new)
+        self._pace.begin(new, now_s)
         task = asyncio.create_task(self._deliver(taken, call))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -242,33 +229,16 @@ class Courier:
                 pass
 
     async def _wait(self, milliseconds: int) -> None:
-        """Wait for an answer, a new postback or the next one that is due, whichever comes first."""
+        """Wait for an answer, a new postback, or the next one that is due and may begin, whichever comes first."""
         next_us = None if self._running else await self._due.next_due_us()
-        left_ms = milliseconds if next_us is None else min(milliseconds, (next_us - self._now_us()) // 1000)
-        if left_ms <= 0 or self._done:
+        left_s = milliseconds / 1000 if next_us is None else min(milliseconds / 1000, (next_us - self._now_us()) / 1e6)
+        left_s = self._pace.wait_s(time.monotonic()) or left_s
+        if left_s <= 0 or self._done:
             return
-        if self._watch is None:
-            self._watch = asyncio.create_task(self._new_postbacks())
-        answered = asyncio.create_task(self._wait_for_an_answer(left_ms))
-        await asyncio.wait({self._watch, answered}, return_when=asyncio.FIRST_COMPLETED)
+        self._settled.clear()
+        answered = asyncio.create_task(self._settled.wait())
+        await self._watch.wait(left_s, answered)
         answered.cancel()
-        if self._watch.done():
-            watch, self._watch = self._watch, None
-            watch.result()
-
-    async def _new_postbacks(self) -> None:
-        """Wait for new postbacks in any partition."""
-        found: Any = await self._redis.xread(dict(self._seen), count=1_000, block=WAIT_MS)  # type: ignore[arg-type]
-        for stream, items in found.items() if isinstance(found, dict) else found:
-            self._seen[stream.decode()] = items[-1][0].decode()
-
-    async def _look_where_streams_end(self) -> None:
-        pipeline = self._redis.pipeline(transaction=False)
-        places = self._places[:-1]
-        for place in places:
-            pipeline.hget(place.head, "postbacks")
-        for place, last in zip(places, await pipeline.execute(), strict=True):
-            self._seen[place.postbacks] = f"1-{int(last or 0)}"
 
     async def _follow(self) -> None:
         """Know the rulebook in force: the recipients' secrets, headers and rates are named there."""

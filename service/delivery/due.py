@@ -6,7 +6,8 @@ All times are those of the journal's Redis, whose clock has also written the log
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice, zip_longest
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from service.scripts import script_text
 _encode = msgspec.msgpack.Encoder().encode
 _postback = msgspec.msgpack.Decoder(Postback).decode
 
+NEW_US = 60_000_000  # for so long what was never tried is new; then it belongs to the backlog
 LATE_S = 3_600  # for how long a try of a postback that was delivered meanwhile can still be numbered
 
 
@@ -43,12 +45,24 @@ class Taken(msgspec.Struct, frozen=True, gc=False):
         """Tries that are recorded."""
         return self.first - 1
 
+    def new(self, now_us: int) -> bool:
+        """Whether it was never tried and was promised a short while ago: all others are the backlog."""
+        return self.number == 1 and now_us - self.postback.time_us <= NEW_US
+
     @property
     def lost(self) -> bool:
         """Whether an earlier delivery never settled."""
         return self.first < self.number
 
 
+class Waiting(msgspec.Struct, frozen=True):
+    """Who waits in a room, as its member there. new: promised a short while ago."""
+
+    member: str
+    new: bool
+
+
+Scored = list[tuple[bytes, float]]
 Done = tuple[Taken, Sequence[Attempt]]
 
 
@@ -65,18 +79,21 @@ class DueIndex:
         self._room = connection.register_script(script_text("delivery/room"))
         self._late = connection.register_script(script_text("delivery/late"))
         self._record = connection.register_script(script_text("delivery/record"))
+        self._newest_first = False
         self.now_us = 0
 
     async def take(self, now_us: int | None, lease_us: int, limit: int) -> list[Taken]:
         """Take what is due, at most `limit`. now_us: None for the clock of Redis."""
-        return await self.exchange((), now_us, lease_us, limit)
+        return await self.exchange((), now_us, lease_us, limit, limit)
 
     async def settle(self, done: Sequence[Done], now_us: int) -> None:
         """Record tries and what the postbacks are after them."""
-        await self.exchange(done, now_us, 0, 0)
+        await self.exchange(done, now_us, 0, 0, 0)
 
-    async def exchange(self, done: Sequence[Done], now_us: int | None, lease_us: int, limit: int) -> list[Taken]:
-        """Settle and take in one round trip, which is one fsync."""
+    async def exchange(
+        self, done: Sequence[Done], now_us: int | None, lease_us: int, limit: int, backlog: int
+    ) -> list[Taken]:
+        """Settle and take in one round trip, which is one fsync. backlog: how many of the `limit` need not be new."""
         pipeline = self._redis.pipeline(transaction=False)
         groups: dict[int, list[Done]] = {}
         for one in done:
@@ -86,7 +103,8 @@ class DueIndex:
         if limit > 0:
             self._places.append(self._places.pop(0))  # no partition is always the first one asked
             takes = [key for place in self._places for key in _hand_out_keys(place)]
-            args: list[Any] = ["" if now_us is None else now_us, lease_us, limit, secrets.token_hex(8)]
+            moment = "" if now_us is None else now_us
+            args: list[Any] = [moment, lease_us, limit, backlog, secrets.token_hex(8), NEW_US]
             await self._take(keys=takes, args=args, client=pipeline)
         answers = await pipeline.execute() if groups or limit > 0 else []
         for group, late in zip(groups.values(), answers, strict=False):
@@ -128,19 +146,35 @@ class DueIndex:
             await self._room(keys=names, args=args, client=pipeline)
         await pipeline.execute()
 
-    async def draw(self, recipient: str, lease_us: int, limit: int) -> list[Taken]:
-        """Take the oldest out of a recipient's room."""
-        room = keys.room(recipient)
-        members: Any = await self._redis.zrange(room, 0, limit - 1)
+    async def look_into_rooms(self, rooms: Mapping[str, int], now_us: int) -> dict[str, list[Waiting]]:
+        """Who may come out of some rooms, by recipient. rooms: how many of each.
+
+        The newest and the oldest in turns, so that in no room a new one waits for a backlog, nor a backlog for new ones.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        for recipient, most in rooms.items():
+            room = keys.room(recipient)
+            pipeline.zrevrangebyscore(room, "+inf", now_us - NEW_US, 0, (most + 1) // 2, withscores=True)
+            pipeline.zrange(room, 0, most - 1, withscores=True)
+        found = await pipeline.execute() if rooms else []
+        self._newest_first = not self._newest_first
+        return {
+            recipient: _in_turns((newest, oldest) if self._newest_first else (oldest, newest), most, now_us - NEW_US)
+            for (recipient, most), newest, oldest in zip(rooms.items(), found[0::2], found[1::2], strict=True)
+        }
+
+    async def draw(self, waiting: Mapping[str, Sequence[Waiting]], lease_us: int) -> list[Taken]:
+        """Take some out of the rooms of their recipients, in one round trip."""
         by_number = {place.number: place for place in self._places}
         pipeline = self._redis.pipeline(transaction=False)
         places = []
-        for member in members:
-            number, _, identity = member.decode().partition("/")
-            place = by_number[int(number)]
-            places.append(place)
-            args = ["", lease_us, secrets.token_hex(8), member, identity, recipient]
-            await self._draw(keys=[room, keys.ROOMS, *_hand_out_keys(place)], args=args, client=pipeline)
+        for recipient, chosen in waiting.items():
+            for one in chosen:
+                number, _, identity = one.member.partition("/")
+                places.append(by_number[int(number)])
+                names = [keys.room(recipient), keys.ROOMS, *_hand_out_keys(places[-1])]
+                args: list[Any] = ["", lease_us, secrets.token_hex(8), one.member, identity, recipient]
+                await self._draw(keys=names, args=args, client=pipeline)
         answers = await pipeline.execute() if places else []
         return [taken for place, answer in zip(places, answers, strict=True) for taken in self._read([place], answer)]
 
@@ -163,5 +197,12 @@ class DueIndex:
         ]  # fmt: skip
 
 
+def _in_turns(lists: tuple[Scored, Scored], most: int, since_us: int) -> list[Waiting]:
+    """At most so many: the first of one list, the first of the other, the second of the one and so on, each once."""
+    both = (one for pair in zip_longest(*lists) for one in pair if one is not None)
+    once = dict(both)
+    return [Waiting(member.decode(), score >= since_us) for member, score in islice(once.items(), most)]
+
+
 def _hand_out_keys(place: Partition) -> list[str]:
-    return [place.due, place.promises, place.tries, place.inflight, place.bases]
+    return [place.due, place.promises, place.tries, place.inflight, place.bases, place.new]

@@ -1,5 +1,6 @@
 -- Writes what one batch of decisions leaves behind, all of it or nothing: every check stands before the first write.
--- KEYS: fence, lease, tracked, head, owners, visitors, txids, caps, counts, decisions, postbacks, promises, due, settled, tries, dead, ended
+-- KEYS: fence, lease, tracked, head, owners, visitors, txids, caps, counts, decisions, postbacks, promises, due, settled, tries, dead, ended,
+--   new
 -- ARGV: fence, lease_ms, seq before, epoch after, seq after, rulebook id, time_us, then twelve lists, each with its length first:
 --   owners (key, visitor), visitors (id, visitor), dropped visitors (id), txids (key, time), caps (key, count),
 --   counts (field, increment), decisions (stream id, outcome), postbacks (id, due_us or 0, postback),
@@ -43,6 +44,8 @@ local function promise(id, due, postback)
   redis.call('HSET', KEYS[12], id, postback)
   if state == nil then
     redis.call('ZADD', KEYS[13], due, id)
+    -- delivery takes these first; those for browsers are due when they expire, and are none of them
+    if tonumber(due) <= tonumber(ARGV[7]) then redis.call('ZADD', KEYS[18], due, id) end
   elseif state == 'due' then
     redis.call('HSET', KEYS[15], id, tries)
     redis.call('ZADD', KEYS[13], moment, id)

@@ -110,7 +110,7 @@ def commit_keys(place: Partition) -> list[str]:
     return [
         place.fence, place.lease, place.tracked, place.head, place.owners, place.visitors, place.txids, place.caps,
         place.counts, place.decisions, place.postbacks, place.promises, place.due, place.settled, place.tries, place.dead,
-        place.ended,
+        place.ended, place.new,
     ]  # fmt: skip
 
 

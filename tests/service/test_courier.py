@@ -19,7 +19,9 @@ from service.archive.schemas import Attempt
 from service.delivery import signing
 from service.delivery.courier import Courier
 from service.delivery.ladder import LADDER_S
-from service.delivery.record import Method
+from service.delivery.pace import HANDFUL
+from service.delivery.record import Answer, Method, Owner, Request
+from service.engine.model import Postback
 from service.rulebooks import publish
 from service.settings import Settings
 from tests.service.faults import Faults
@@ -226,6 +228,50 @@ def test_a_crowd_for_a_recipient_that_answers_at_once_hardly_goes_through_its_ro
     # then only some of them were put away in between, which costs round trips: each is one SADD
     stats: Any = journal.info("commandstats")
     assert stats.get("cmdstat_sadd", {"calls": 0})["calls"] < 200
+
+
+class Calls:
+    """A method whose calls share one thread, as real ones do. It notes how many had begun when each was answered."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.answered: dict[str, int] = {}
+
+    async def deliver(self, postback: Postback, owner: Owner, now_us: int) -> tuple[Request, Answer]:
+        self.begun += 1
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self.answered[postback.id] = self.begun
+        return Request(postback.verb, postback.url, {}, postback.body), Answer("delivered", 200)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_a_new_postback_waits_for_a_handful_of_a_backlog_at_most(quick: Settings, journal: redis.Redis) -> None:
+    # given four thousand retries that are due for many recipients, and a courier at work on them
+    for number in range(20):
+        start = 1 + 200 * number
+        promise(journal, *["http://127.0.0.1:9/"] * 200, recipient=f"affiliate:r{number}", start=start)
+    journal.hset(PLACE.tries, mapping={f"pb{n}": "1" for n in range(1, 4_001)})
+    calls = Calls()
+    before: list[int] = []
+
+    def all_of_ten() -> bool:
+        """Promise one after the other, as soon as the one before was answered; note how many calls had begun so far."""
+        if not before or f"pb{9_000 + len(before)}" in calls.answered:
+            if len(before) == 10:
+                return True
+            promise(journal, "http://127.0.0.1:9/", start=9_001 + len(before), time_us=time.time_ns() // 1000)
+            before.append(calls.begun)
+        return False
+
+    # when new ones come
+    deliver_until(quick, all_of_ten, "the new ones", methods={"webhook": calls})
+    # then each shares its time with a handful of the backlog or two, which was drained meanwhile
+    waited = [calls.answered[f"pb{9_001 + n}"] - before[n] for n in range(10)]
+    assert max(waited) <= 2 * HANDFUL + 1, waited
+    assert HANDFUL < calls.begun < 4_000
 
 
 def test_a_courier_that_is_told_to_stop_settles_what_is_under_way(

@@ -59,7 +59,7 @@ def put(journal: redis.Redis, *postbacks: Postback) -> None:
         1,
         before + 1,
         "",
-        NOW_US,
+        max([NOW_US, *(postback.time_us for postback in postbacks)]),
         *commit_args(Recording(), [(1, with_seq(outcome, before + 1))]),
     ]
     Script(journal, "tracking/commit")(commit_keys(PLACE), args)
@@ -262,8 +262,12 @@ def put_in_room(settings: Settings, *taken: Taken) -> None:
     with_index(settings, lambda index: index.put_in_room(taken))
 
 
+async def _drawn(index: DueIndex, recipient: str, limit: int, now_us: int = NOW_US) -> list[Taken]:
+    return await index.draw(await index.look_into_rooms({recipient: limit}, now_us), LEASE_US)
+
+
 def draw(settings: Settings, recipient: str = "affiliate:bestodds", limit: int = 9) -> list[Taken]:
-    return with_index(settings, lambda index: index.draw(recipient, LEASE_US, limit))
+    return with_index(settings, lambda index: _drawn(index, recipient, limit))
 
 
 def test_what_waits_in_a_room_counts_no_try_and_is_out_of_the_index(settings: Settings, journal: redis.Redis) -> None:
@@ -320,6 +324,52 @@ def test_the_newest_are_not_kept_waiting_by_a_backlog(settings: Settings, journa
     taken = [one.postback.id for one in take(settings, NOW_US + 1, 8)]
     # then the new one is among them, and so are the oldest
     assert len(taken) == 8 and taken[0] == "pb5000" and "pb1" in taken
+
+
+def test_new_ones_are_taken_before_a_backlog_that_gets_no_more_than_it_is_allowed(
+    settings: Settings, journal: redis.Redis
+) -> None:
+    # given four hundred retries, some of them due later than twenty new ones, and a first try of yesterday
+    promise(journal, *(f"http://x.example/{n}" for n in range(400)), start=100)
+    retries = {f"pb{100 + n}": NOW_US - (300 - n) * 10_000 for n in range(400)}
+    tried = take(settings, NOW_US, 400)
+    settle(settings, *((one, [attempt(one, "due", next_due_us=retries[one.postback.id])]) for one in tried))
+    promise(journal, *(f"http://x.example/{n}" for n in range(20)), start=5000, time_us=NOW_US)
+    promise(journal, "http://x.example/yesterday", start=9000, time_us=NOW_US - 86_400_000_000)
+    # when sixteen of the backlog are allowed
+    now_us = NOW_US + 1_000_000
+    first = with_index(settings, lambda index: index.exchange((), now_us, LEASE_US, 64, 16))
+    # then all new ones are taken, and of the backlog as many, the oldest first
+    new = [one.postback.id for one in first if one.new(now_us)]
+    old = [one.postback.id for one in first if not one.new(now_us)]
+    assert sorted(new) == sorted(f"pb{5000 + n}" for n in range(20))
+    assert old == ["pb9000", *(f"pb{100 + n}" for n in range(15))]
+    # and if there is one place only, the backlog is not starved by new ones
+    promise(journal, "http://x.example/new", start=6000, time_us=now_us)
+    [one] = with_index(settings, lambda index: index.exchange((), now_us, LEASE_US, 1, 16))
+    assert one.postback.id == "pb115"
+    [one] = with_index(settings, lambda index: index.exchange((), now_us, LEASE_US, 1, 0))
+    assert one.postback.id == "pb6000"
+
+
+def test_out_of_a_room_come_the_newest_and_the_oldest_in_turns(settings: Settings, journal: redis.Redis) -> None:
+    # given a room with a long backlog and three new ones
+    now_us = NOW_US + 86_400_000_000
+    promise(journal, *(f"http://x.example/{n}" for n in range(50)), start=100)
+    promise(journal, *(f"http://x.example/{n}" for n in range(3)), start=5000, time_us=now_us)
+    put_in_room(settings, *take(settings, now_us))
+
+    async def work(index: DueIndex) -> list[list[str]]:
+        return [
+            [one.postback.id for one in await _drawn(index, "affiliate:bestodds", most, now_us)]
+            for most in (4, 1, 1, 4)
+        ]
+
+    # when some are drawn
+    four, one, other, rest = with_index(settings, work)
+    # then neither waits for the other, even if they are drawn one by one
+    assert sorted(four) == ["pb100", "pb101", "pb5001", "pb5002"]
+    assert [one, other] == [["pb102"], ["pb5000"]] and len(rest) == 4
 
 
 def test_the_earliest_due_time_is_known(settings: Settings, journal: redis.Redis) -> None:

@@ -18,6 +18,7 @@ import redis
 from service import keys
 from service.backlog import backlog
 from service.delivery.courier import Courier
+from service.delivery.pace import ALONE_PER_S, HANDFUL, PER_S, Pace
 from service.delivery.shares import SLOW_TIMES, Shares
 from service.rulebooks import publish
 from service.settings import Settings
@@ -89,6 +90,44 @@ def test_calls_that_are_slow_give_their_place_back_until_there_are_very_many() -
     # and a slow one that ends makes place for one
     shares.end(calls[0], "h", None)
     assert shares.free() == 1
+
+
+def test_a_backlog_leaves_places_to_new_ones() -> None:
+    # given sixteen places, and a backlog that takes whatever it gets
+    shares = Shares(16, 100)
+    calls = [shares.begin("a", 0.0, new=False) for _ in range(12)]
+    # then the others are for new ones
+    assert (shares.free_for_backlog(), shares.free()) == (0, 4)
+    # and those that new ones leave free are no place for it
+    shares.end(calls[0], "a", True)
+    assert (shares.free_for_backlog(), shares.free()) == (1, 5)
+    for _ in range(5):
+        shares.begin("b", 0.0)
+    assert (shares.free_for_backlog(), shares.free()) == (0, 0)
+    # and calls of the backlog that are slow take no place
+    shares.sweep(2.0)
+    assert shares.free_for_backlog() == 12
+
+
+def test_a_backlog_begins_by_handfuls_and_more_gently_while_new_ones_come() -> None:
+    # given a backlog of any length, and one that is new
+    pace = Pace(0.0)
+    pace.begin(True, 100.0)
+
+    def handful(now_s: float) -> None:
+        assert (pace.allowed(now_s), pace.wait_s(now_s)) == (HANDFUL, 0)
+        for _ in range(HANDFUL):
+            pace.begin(False, now_s)
+
+    # then a handful may begin at once, and no more before its time has come, or another new one has
+    handful(100.0)
+    assert (pace.allowed(100.0), pace.wait_s(100.0)) == (0, HANDFUL / PER_S)
+    assert pace.allowed(100.0 + HANDFUL / PER_S / 2) == HANDFUL // 2
+    pace.begin(True, 100.0 + HANDFUL / PER_S / 2)
+    assert pace.allowed(100.0 + HANDFUL / PER_S / 2) == HANDFUL // 2 + 1
+    # and if no new one has come for a second, it begins as fast as it can
+    handful(101.5)
+    assert pace.wait_s(101.5) == HANDFUL / ALONE_PER_S
 
 
 def test_a_share_is_halved_by_failures_and_given_back_by_successes() -> None:
