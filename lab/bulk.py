@@ -4,8 +4,8 @@ Every visitor of the sample rulebook (datasets/rules.toml) comes over a tracker 
 life. Of the visitors
 
 - 50 % belong to client acme, 30 % to bolt, 20 % to cozy,
-- 60 % only look around: the click and none to seven page views,
-- 40 % go on: registration, login, page views; half of these buy, one to three times,
+- 94 % only look around: the click and none to seven page views,
+- 6 % go on (`registering`): registration, login, page views; half of these buy, one to three times,
 - 8 % of all come back later over another tracker link,
 - 1 % share a device with another person (two uids on one tag id: conflicts, hard),
 - 0.3 % are tests.
@@ -26,7 +26,7 @@ from service.engine.model import DECODER_VERSION
 from service.engine.partition import partition_of
 
 CHUNK = 1_000_000  # hits per Parquet file, about
-HITS_PER_VISITOR = 5.75  # on the average, to guess how many visitors make so many hits
+REGISTERING = 0.06  # share of the visitors that register
 CLIENTS = ("acme", "bolt", "cozy")
 
 _DRAW = "(hash(v * 1000003 + {salt}) % 1000000) / 1000000.0"
@@ -37,8 +37,8 @@ WITH people AS (
     {d7} AS country, {d8} AS pages, {d9} AS partner, {start} + CAST({d10} * {span} AS BIGINT) AS t0
   FROM range({visitors}) AS people(v)
 ), life AS (
-  SELECT *, stays < 0.4 AS goes_on, stays < 0.2 AS buyer, 1 + CAST(floor(buys * 3) AS INT) AS orders,
-    CAST(floor(pages * 8) AS INT) AS views FROM people
+  SELECT *, stays < {registering} AS goes_on, stays < {registering} / 2 AS buyer,
+    1 + CAST(floor(buys * 3) AS INT) AS orders, CAST(floor(pages * 8) AS INT) AS views FROM people
 ), steps AS (
   SELECT v, 0 AS n, 'click' AS event, 0 AS lag FROM life
   UNION ALL SELECT v, 1 + i, 'pageview', 20 + 40 * i FROM life, range(8) AS r(i) WHERE i < views
@@ -104,11 +104,13 @@ SELECT strftime(make_timestamp(t), '%Y-%m-%d') AS day, CAST(list_value({partitio
 """
 
 
-def generate(root: Path, hits: int, days: int = 7, chunk: int = CHUNK, memory_gb: float = 3.0) -> int:
+def generate(
+    root: Path, hits: int, days: int = 7, chunk: int = CHUNK, memory_gb: float = 3.0, registering: float = REGISTERING
+) -> int:
     """Write about `hits` hits as the table `hits` below root, in log order; answers with how many there are."""
     tables.create(root, "hits")
     with duckdb.connect(config={"memory_limit": f"{memory_gb}GB", "threads": 2}) as connection:
-        draw(connection, hits, days)
+        draw(connection, hits, days, registering)
         (written,) = connection.execute("SELECT count(*) FROM drawn").fetchall()[0]
         for first in range(0, written, chunk):
             rows = connection.sql(_chunk(first, first + chunk)).to_arrow_table()
@@ -116,12 +118,12 @@ def generate(root: Path, hits: int, days: int = 7, chunk: int = CHUNK, memory_gb
     return int(written)
 
 
-def draw(connection: duckdb.DuckDBPyConnection, hits: int, days: int) -> None:
+def draw(connection: duckdb.DuckDBPyConnection, hits: int, days: int, registering: float = REGISTERING) -> None:
     """Make the table `placed` of about so many hits in log order: v (whose), event, t (microseconds), client, seq, ..."""
-    visitors = max(1, int(hits / HITS_PER_VISITOR))
+    visitors = max(1, int(hits / (4.66 + 3.1 * registering)))  # what each of them does, on the average
     draws = {f"d{salt}": _DRAW.format(salt=salt) for salt in range(1, 11)}
     span_us = days * 86_400_000_000
-    steps = _STEPS.format(visitors=visitors, start=SAMPLE_START_US, span=span_us, **draws)
+    steps = _STEPS.format(visitors=visitors, start=SAMPLE_START_US, span=span_us, registering=registering, **draws)
     connection.execute(
         f"CREATE TABLE drawn AS SELECT *, row_number() OVER (PARTITION BY client ORDER BY t, v, n) AS seq FROM ({steps})"
     ).fetchall()

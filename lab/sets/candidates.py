@@ -23,7 +23,7 @@ def chosen_rows(
     cids = {name: cid for cid, name in enumerate(rulebook.clients)}
     having = _Having(events, people)
     labels = [people.labels.gather(doubtful)]
-    for client, event, needed in _kinds(triggers):
+    for client, event, needed in kinds(triggers):
         found = having.labels(cids[client], names[event])
         for other in needed:
             found = found.filter(found.is_in(having.labels(cids[client], names[other]).implode()))
@@ -64,7 +64,7 @@ class _Having:
         return self._known[cid, event]
 
 
-def _kinds(triggers: Iterable[Trigger]) -> set[tuple[str, str, frozenset[str]]]:
+def kinds(triggers: Iterable[Trigger]) -> set[tuple[str, str, frozenset[str]]]:
     """Client, event and needed events of the triggers that are not paused: thousands of triggers are of few kinds."""
     return {(trigger.client, trigger.on, _needed(trigger)) for trigger in triggers if not trigger.paused}
 

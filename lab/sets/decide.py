@@ -13,7 +13,7 @@ from operator import itemgetter
 import msgspec
 import polars as pl
 
-from lab.sets.candidates import all_rows, chosen_rows
+from lab.sets.candidates import all_rows, chosen_rows, kinds
 from lab.sets.certificate import Certificate, Check
 from lab.sets.duplicates import find_duplicates, find_unsure
 from lab.sets.events import GROUP, PLACE, Source, read_events, webhooks_of
@@ -21,6 +21,7 @@ from lab.sets.facts import Asked, Finder, asked_hits, find_facts
 from lab.sets.hard import Decided, lift_caps
 from lab.sets.hard import decide as reference
 from lab.sets.letters import FIRINGS, LETTERS, Letters
+from lab.sets.narrow import key_of, keys, rarest, tied
 from lab.sets.past import Past
 from lab.sets.people import People, split
 from lab.sets.reading import FIELDS
@@ -32,6 +33,9 @@ from lab.sets.unite import firings_of, letters_of, reached_whole, stop_capped, w
 from service.engine import Event, Rulebook, State, parse, process
 
 BUCKET_HITS = 6_000_000  # of visitors that matter, in memory at the same time
+ONCE_HITS = (
+    1_000_000  # of a bucket that are read once with all they say; of more, twice and each time only what is asked
+)
 
 
 class Decision(msgspec.Struct):
@@ -66,7 +70,7 @@ class _Road:
 
     def walk(self) -> Decision:
         source, rulebook = self.source, self.rulebook
-        self.events = read_events(source)
+        self._read()
         views, hard, absorbed = self._recognise()
         tests = self.events.select(pl.col("test") & pl.col("reason").is_null()).to_series().arg_true().cast(pl.UInt32)
         check = Check(source, self.events, views, self.sample_hits)
@@ -86,41 +90,60 @@ class _Road:
         check.compare([one for one in entries if one[0] in sampled], outcomes, letters, lost, earlier)
         tally = self._tally(whole)
         visitors = views.filter("speaks")["view"].n_unique()
-        certificate = Certificate(self.events.height, visitors, len(whole), check.hits, check.visitors)
+        certificate = Certificate(self.hits, visitors, len(whole), check.hits, check.visitors)
         return Decision(outcomes, letters, firings, tally, certificate)
+
+    def _read(self) -> None:
+        """The hits, in a lean run only those that could concern a trigger; how all of them are judged; what is twice."""
+        events, rulebook = read_events(self.source, ordered=self.everything), self.rulebook
+        clients = list(rulebook.clients.values())
+        self.remember = pl.Series([client.remember_us for client in clients], dtype=pl.Int64)
+        unsure = find_unsure(events)
+        twice = find_duplicates(events, unsure, self.remember)
+        counted = _mask(events.height, twice.filter("duplicate")["row"], False)
+        key = keys(events)
+        present = dict(key.value_counts(name="hits").drop_nulls().iter_rows())
+        self.hits, self.judged = events.height, _judged(events, counted)
+        codes = self.source.names
+        self.triggers = [
+            (n, t) for n, t in enumerate(rulebook.triggers) if key_of(self.cids[t.client], codes[t.on]) in present
+        ]
+        doubtful = pl.concat([unsure.cast(pl.UInt32), twice.filter("unsure")["row"]]).unique()
+        self.events, self.twice, self.counted, self.doubtful = events, twice, counted, doubtful
+        if not self.everything:
+            self._narrow(key, present)
+
+    def _narrow(self, key: pl.Series, present: dict[int, int]) -> None:
+        """Keep only hits that could concern a trigger, and tests; in log order. present: hits by key."""
+        events, cids, codes = self.events, self.cids, self.source.names
+        asked = kinds(trigger for _, trigger in self.triggers)
+        needed = [tuple(key_of(cids[client], codes[event]) for event in (on, *after)) for client, on, after in asked]
+        seeds = key.is_in(rarest(needed, present)).fill_null(False).arg_true().cast(pl.UInt32)
+        wanted = tied(events, pl.concat([seeds, self.doubtful]))
+        kept = events.select(wanted | (pl.col("test") & pl.col("reason").is_null())).to_series().arg_true()
+        kept = kept.gather(events["ord"].gather(kept).arg_sort())
+        moved = pl.repeat(None, events.height, dtype=pl.UInt32, eager=True)
+        moved = moved.scatter(kept, pl.int_range(kept.len(), dtype=pl.UInt32, eager=True)) if kept.len() else moved
+        self.events, self.counted = events[kept], self.counted.gather(kept)
+        self.twice = self.twice.with_columns(row=moved.gather(self.twice["row"])).drop_nulls("row")
+        self.doubtful = moved.gather(self.doubtful).drop_nulls()
 
     def _recognise(self) -> tuple[pl.DataFrame, pl.Series, pl.DataFrame]:
         """The views of plain visitors, the rows of hard ones, and who is absorbed on which row."""
-        events, rulebook = self.events, self.rulebook
-        clients = list(rulebook.clients.values())
-        remember = pl.Series([client.remember_us for client in clients], dtype=pl.Int64)
-        unsure = find_unsure(events)
-        self.twice = find_duplicates(events, unsure, remember)
-        self.names = Names(self.source, _custom_names(rulebook))
-        doubtful = pl.concat([unsure.cast(pl.UInt32), self.twice.filter("unsure")["row"]]).unique()
+        events = self.events
+        self.names = Names(self.source, _custom_names(self.rulebook))
         people = People(events)
-        present = set(
-            events.lazy()
-            .filter(pl.col("reason").is_null() & ~pl.col("test"))
-            .select("cid", "ev")
-            .unique()
-            .collect()
-            .iter_rows()
-        )
-        codes = self.source.names
-        self.triggers = [
-            (n, t) for n, t in enumerate(rulebook.triggers) if (self.cids[t.client], codes[t.on]) in present
-        ]
         if self.everything:
             rows = all_rows(events, people)
         else:
-            rows = chosen_rows(events, people, codes, rulebook, [trigger for _, trigger in self.triggers], doubtful)
-        doubtful = pl.concat([doubtful, self.names.wide(self.source, events).cast(pl.UInt32)])
-        self.counted = _mask(events.height, self.twice.filter("duplicate")["row"], False)
+            triggers = [trigger for _, trigger in self.triggers]
+            rows = chosen_rows(events, people, self.source.names, self.rulebook, triggers, self.doubtful)
+        doubtful = pl.concat([self.doubtful, self.names.wide(self.source, events).cast(pl.UInt32)])
         row = rows["row"]
         rows = rows.with_columns(
             t=events["t"].gather(row), counted=self.counted.gather(row),
-            unsure=_mask(events.height, doubtful, True).gather(row), remember=remember.gather(events["cid"].gather(row)),
+            unsure=_mask(events.height, doubtful, True).gather(row),
+            remember=self.remember.gather(events["cid"].gather(row)),
         )  # fmt: skip
         return split(people, rows)
 
@@ -138,17 +161,21 @@ class _Road:
         fired = fired.with_columns(ord=self.events["ord"].gather(fired["row"]))
         short = past.only(fired["view"])
         on = short.frame.select(pl.col("speaks") & pl.col("row").is_in(fired["row"].unique().implode())).to_series()
-        letters, firings = Letters(self.session, self.rulebook, Finder(short, on, self.names, codes), self.said).write(
-            fired
-        )
+        further = None if self._at_once(views) else self.said
+        writer = Letters(self.session, self.rulebook, Finder(short, on, self.names, codes), further)
+        letters, firings = writer.write(fired)
         return _Piece(fired.select(asked.columns), None, letters, firings)
 
     def _past(self, views: pl.DataFrame) -> Past:
         events, row = self.events, views["row"]
-        told = ["hit_id", "epoch", "params", "ignored", *(f"f_{name}" for name in FIELDS), *self.names.columns.values()]
-        said = self.said.of(row, told if self.everything else self.asked_for.columns(self.names))
+        told = ["hit_id", *(f"f_{name}" for name in FIELDS), *self.names.columns.values()]
+        told += ["epoch", "params", "ignored"] if self.everything else []
+        said = self.said.of(row, told if self._at_once(views) else self.asked_for.columns(self.names))
         columns = {name: events[name].gather(row) for name in ("ev", "cid", "t")}
         return Past(views.with_columns(counted=self.counted.gather(row), **columns), said, self.said.brings)
+
+    def _at_once(self, views: pl.DataFrame) -> bool:
+        return self.everything or views.height <= ONCE_HITS
 
     def _places(self, rows: pl.Series) -> pl.Series:
         return self.events["ord"].gather(rows)
@@ -232,18 +259,25 @@ class _Road:
         return found
 
     def _tally(self, whole: list[Decided]) -> dict[tuple[str, str], int]:
-        events = self.events.select("ord", "reason").with_columns(counted=self.counted)
-        verdict = pl.when(pl.col("reason").is_not_null()).then(pl.lit("rejected")).otherwise(
-            pl.when("counted").then(pl.lit("accepted")).otherwise(pl.lit("duplicate"))
-        )  # fmt: skip
-        if whole:
-            events = events.filter(~pl.col("ord").is_in([place for place, _, _ in whole]))
-        rows = events.group_by(verdict.alias("verdict"), pl.col("reason").fill_null("")).len().iter_rows()
-        tally = {(verdict, reason): hits for verdict, reason, hits in rows}
+        """(verdict, reason) -> hits: as sets judge all of them, but for those that went through the reference engine."""
+        tally = dict(self.judged)
+        places = pl.Series([place for place, _, _ in whole], dtype=pl.Int64)
+        mine = self.events["ord"].is_in(places.implode())
+        for key, hits in _judged(self.events.filter(mine), self.counted.filter(mine)).items():
+            tally[key] -= hits
         for _, _, outcome in whole:
             key = outcome.verdict, outcome.reason
             tally[key] = tally.get(key, 0) + 1
-        return tally
+        return {key: hits for key, hits in tally.items() if hits}
+
+
+def _judged(events: pl.DataFrame, counted: pl.Series) -> dict[tuple[str, str], int]:
+    """(verdict, reason) -> hits. counted: by row, false for duplicates."""
+    reasons = events["reason"].drop_nulls()
+    valid = events.height - len(reasons)
+    twice = (~counted & events["reason"].is_null()).sum()
+    tally = {("rejected", reason): hits for reason, hits in reasons.value_counts(name="hits").iter_rows()}
+    return tally | {("accepted", ""): valid - twice, ("duplicate", ""): twice}
 
 
 class _Piece(msgspec.Struct):

@@ -28,7 +28,7 @@ def find_duplicates(events: pl.DataFrame, unsure: pl.Series, remember: pl.Series
     """Rows of `TWICE`: the hits whose key occurs more than once. remember: by cid, in microseconds."""
     keyed = events.lazy().select(pl.int_range(pl.len(), dtype=pl.UInt32).alias("row"), "ord", "t", "x", "cid", "test")
     keyed = keyed.filter(pl.col("x").is_not_null() & ~pl.col("test"))
-    found = keyed.filter(pl.col("x").is_duplicated()).sort("x", "row").collect()
+    found = keyed.filter(pl.col("x").is_duplicated()).sort("x", "ord").collect()
     found = found.with_columns(
         remember=remember.gather(found["cid"]), doubtful=found["row"].is_in(unsure.implode()),
         first=pl.col("row") != pl.col("row").first().over("x"),

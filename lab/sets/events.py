@@ -25,6 +25,9 @@ GROUP = 1 << 20  # clients below one partition
 LEARNED_ROWS = 20_000  # of a file, to learn the patterns of most hits
 LEARNED_FILES = 8
 FEW = 50  # names that stand in a query itself, which is quicker than to join them
+FEW_NEW = (
+    2_000  # hits with names in an unknown order that are read one by one; for more, all hits are looked at once more
+)
 
 # what no decision reads is not fetched
 ENTRY_COLUMNS = (
@@ -86,7 +89,7 @@ class Source:
         hits = self.hits(
             "h.*, route = 'c' AS linked, map_values(params) AS v, hash(map_keys(params)) AS k, l.link, l.linked_affiliate, "
             f"l.linked_reason, CASE WHEN route = 'c' THEN l.linked_client ELSE {_CLIENT} END AS client",
-            join="LEFT JOIN links AS l ON h.route = 'c' AND h.path = l.path",
+            join="LEFT JOIN links AS l ON CASE WHEN h.route = 'c' THEN h.path END = l.path",
         )
         known = f"s.slot IS NOT NULL OR h.client IN ({clients}) AS known"
         said = (
@@ -94,7 +97,10 @@ class Source:
             "LEFT JOIN slots AS s ON s.k = h.k AND s.client = h.client"
         )
         heard = f"SELECT *, {reading.field('event')} AS event FROM ({said})"
-        return f"SELECT {columns} FROM ({heard}) AS h LEFT JOIN names ON h.event = names.name"
+        if len(self.names) > FEW:
+            return f"SELECT {columns} FROM ({heard}) AS h LEFT JOIN names ON h.event = names.name"
+        cases = " ".join(f"WHEN {text(name)} THEN {number}" for name, number in self.names.items())
+        return f"SELECT {columns} FROM (SELECT *, CAST(CASE event {cases} END AS SMALLINT) AS ev FROM ({heard}))"
 
     def read_again(self, columns: str, heard: pl.DataFrame, custom: list[str]) -> str:
         """The same over the hits in `heard` (ord, row, slot, link), which are known by now.
@@ -186,13 +192,15 @@ def last_event(name: str) -> str:
     return name.removeprefix("last.").rpartition(".")[0] if name.startswith("last.") else ""
 
 
-def read_events(source: Source) -> pl.DataFrame:
-    """All hits in the columns of `EVENTS`, sorted by ord, each once."""
+def read_events(source: Source, ordered: bool = True) -> pl.DataFrame:
+    """All hits in the columns of `EVENTS`, each once, sorted by ord if they shall be ordered."""
     events = _scan(source)
-    if events["new"].any():
+    if events["new"].sum() > FEW_NEW:
         source.learn_the_rest()
         events = _scan(source)
-    return _read_the_rest(source, _in_order(events.drop("new")))
+    events = events.with_columns(read=pl.col("read") & ~pl.col("new")).drop("new")
+    events = _read_the_rest(source, events)
+    return events if not ordered and _rises(events["ord"].sort()) else _in_order(events)
 
 
 def _scan(source: Source) -> pl.DataFrame:
@@ -225,7 +233,7 @@ def _in_order(events: pl.DataFrame) -> pl.DataFrame:
 
 
 def _rises(places: pl.Series) -> bool:
-    return bool((places.diff().drop_nulls() > 0).all())
+    return bool((places.slice(1) > places.head(max(0, places.len() - 1))).all())
 
 
 def _read_the_rest(source: Source, events: pl.DataFrame) -> pl.DataFrame:
@@ -246,7 +254,7 @@ def _read_the_rest(source: Source, events: pl.DataFrame) -> pl.DataFrame:
     read = read.with_columns(slot=pl.lit(None), read=pl.lit(False)).select(
         pl.col(name).cast(events.schema[name]) for name in events.columns
     )
-    return pl.concat([events, read]).sort("ord")
+    return pl.concat([events, read])
 
 
 _PARSED = {

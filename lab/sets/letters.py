@@ -39,9 +39,10 @@ FIRINGS: dict[str, Any] = {
 
 
 class Letters:
-    """Writes the postbacks of firings. finder: over the hits on which something fired. said: reads what they quote."""
+    """Writes the postbacks of firings. finder: over the hits on which something fired. said: reads what they quote, None
+    where the finder has it all."""
 
-    def __init__(self, session: Session, rulebook: Rulebook, finder: Finder, said: Said) -> None:
+    def __init__(self, session: Session, rulebook: Rulebook, finder: Finder, said: Said | None) -> None:
         self._session = session
         self._rulebook = rulebook
         self._finder = finder
@@ -124,7 +125,8 @@ class Letters:
             wanted |= {payout.of, "currency"} if payout is not None and payout.fixed is None else set()
         names = sorted({full_name(name) for name in wanted - {*OURS, "client", "event", "time"}})
         self._columns = {name: f"v{number}" for number, name in enumerate(names)}
-        self._finder.past.hears(self._said.of(self._finder.sources(names), self._quoted(names)))
+        if self._said is not None:
+            self._finder.past.hears(self._said.of(self._finder.sources(names), self._quoted(names)))
         found = self._finder.values(names)
         made = [value.rename(column) for value, column in zip(found, self._columns.values(), strict=True)]
         fixed = [self._finder.own("hit_id").rename("hit_id"), visitors(self._finder).rename("visitor")]

@@ -110,7 +110,11 @@ class Reading:
         """What came under the name or its aliases, before a tracker link puts its own in place."""
         made = self._columns(name)
         if name in IDENTIFIERS:
-            made = [f"(CASE WHEN {value} IS NULL OR {self._none(value)} THEN NULL ELSE {value} END)" for value in made]
+            made = [
+                f"(CASE WHEN {self._clear(value)} THEN {value} WHEN {value} IS NULL OR {self._none(value)} THEN NULL "
+                f"ELSE {value} END)"
+                for value in made
+            ]
         return made[0] if len(made) == 1 else f"coalesce({', '.join(made)})"
 
     def ignored(self) -> str:
@@ -135,7 +139,16 @@ class Reading:
             ("invalid_currency", f"{currency} IS NOT NULL AND NOT regexp_full_match({currency}, '[A-Za-z]{{3}}')"),
         )
         cases = " ".join(f"WHEN {test} THEN {text(reason)}" for reason, test in checks)
-        return f"CASE WHEN refusal <> '' THEN refusal WHEN linked_reason IS NOT NULL THEN linked_reason {cases} END"
+        plain = " AND ".join(f"{column} IS NULL" for name in ("amount", "currency") for column in self._columns(name))
+        clear = f"slot IS NOT NULL AND ev IS NOT NULL AND {plain} AND linked_reason IS NULL AND route IN ('e', 'c')"
+        refused = "WHEN refusal <> '' THEN refusal WHEN linked_reason IS NOT NULL THEN linked_reason"
+        return f"CASE WHEN refusal = '' AND {clear} THEN NULL {refused} {cases} END"
+
+    def _clear(self, value: str) -> str:
+        """Whether it can be seen at a glance that a value is an identifier: longer than all that are none, and it begins
+        with a letter or a digit, as no macro does."""
+        longest = max((len(word.encode()) for shape in self.shapes for word in shape[1]), default=0)
+        return f"strlen({value}) > {longest} AND ({value} BETWEEN '0' AND '[' OR {value} BETWEEN '^' AND '{{')"
 
     def _none(self, value: str) -> str:
         """Whether a value that came stands for no identifier at all."""

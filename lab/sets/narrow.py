@@ -1,0 +1,63 @@
+"""Whom a trigger could concern, before anybody is recognised: of most visitors no hit has to be looked at again.
+
+A trigger fires only for somebody who has its event and every event that must have come before. The hits of the rarest of
+these, and all hits that are tied to them by identifiers, over however many others, are all that recognition needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import polars as pl
+
+from lab.sets.people import KINDS
+
+_EVENTS = 1 << 16  # numbers of events below one client, in a key
+
+
+def key_of(cid: int, event: int) -> int:
+    """A client's event as one number."""
+    return cid * _EVENTS + event
+
+
+def keys(events: pl.DataFrame) -> pl.Series:
+    """By row the client's event as one number; null for what is no valid event, has no number, or is a test."""
+    valid = pl.col("reason").is_null() & ~pl.col("test")
+    key = pl.col("cid").cast(pl.Int64) * _EVENTS + pl.col("ev")
+    return events.select(key=pl.when(valid).then(key)).to_series()
+
+
+def rarest(kinds: Iterable[tuple[int, ...]], hits: dict[int, int]) -> list[int]:
+    """Of each list of keys that somebody must have, the one with the fewest hits, each once; none where one has no hit.
+
+    hits: by key.
+    """
+    chosen = {min(wanted, key=lambda key: (hits[key], key)) for wanted in kinds if all(key in hits for key in wanted)}
+    return sorted(chosen)
+
+
+def tied(events: pl.DataFrame, rows: pl.Series) -> pl.Series:
+    """By row whether a hit is one of `rows`, or tied to one by identifiers; tests tie nothing."""
+    found = pl.repeat(False, events.height, eager=True)
+    found = found.scatter(rows, True) if rows.len() else found
+    heard = {kind: events[kind] if not events["test"].any() else _without_tests(events, kind) for kind in KINDS}
+    fresh = found.arg_true()
+    seen: dict[str, pl.Series] = {}
+    while fresh.len():
+        reached = found
+        for kind, values in heard.items():
+            new = values.gather(fresh).drop_nulls().unique()
+            if kind in seen:
+                new = new.filter(~new.is_in(seen[kind].implode()))
+                seen[kind] = seen[kind].append(new)
+            else:
+                seen[kind] = new
+            if new.len():
+                reached = reached | values.is_in(new.implode()).fill_null(False)
+        fresh = (reached & ~found).arg_true()
+        found = reached
+    return found
+
+
+def _without_tests(events: pl.DataFrame, kind: str) -> pl.Series:
+    return events.select(pl.when(~pl.col("test")).then(kind).alias(kind)).to_series()
