@@ -51,7 +51,7 @@ TOLD = {
     "dropped-click-ids": ("1-explore-funnels", 'log.funnel("click", "registration", by="affiliate").trend'),
     "bot-clicks": ("1-explore-funnels", 'log.funnel("click", "pageview", by="sub1")'),
     "late-conversions": ("1-explore-funnels", 'log.funnel("click", "sale", client="cozy").times'),
-    "rule-change": ("3-try-a-rule", 'log.hits.filter(pl.col("kind") == "rulebook")'),
+    "rule-change": ("2-replay-a-day", 'log.hits.filter(pl.col("kind") == "rulebook")'),
     "duplicate-storm": ("4-verify-postbacks", 'log.decisions.filter(pl.col("verdict") == "duplicate")'),
     "lost-postbacks": ("4-verify-postbacks", 'log.verify("bestodds.csv", recipient="affiliate:bestodds")'),
     "outage": ("4-verify-postbacks", "log.verify()"),
@@ -105,8 +105,13 @@ def _dropped(sent: Sent) -> Answer:
 
 
 def _storm(sent: Sent) -> Answer:
-    copies = [row for _, row in _of(sent, "duplicate-storm")]
-    return {"duplicates": len(copies), "orders": len({dict(row["fields"])["txid"] for row in copies})}
+    """The orders that were sent again, and all their copies, also one that would have come without the storm."""
+    orders = {(row["client"], dict(row["fields"])["txid"]) for _, row in _of(sent, "duplicate-storm")}
+    copies = [row for _, row in sent if row["verdict"] == "duplicate"]
+    return {
+        "duplicates": sum((row["client"], dict(row["fields"]).get("txid")) in orders for row in copies),
+        "orders": len(orders),
+    }  # fmt: skip
 
 
 def _late(sent: Sent) -> Answer:

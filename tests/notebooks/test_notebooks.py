@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tomllib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,26 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_OUTPUT_LINES = 40  # more text than that is a wall
 
 SAYS: dict[str, tuple[str, ...]] = {  # what the outputs of each notebook must hold
+    "1-explore-funnels.ipynb": (
+        "14,000 hits of 3 clients",
+        "visitors did click",
+        "630 clicks; one from the next: 67 to 70 s",
+        "dropped-click-ids",
+    ),
     "2-replay-a-day.ipynb": (
         "1,748 hits of 3 clients",
         r"equal +True",
         "first-deposit",
         "equal in every parameter",
-        r"[45]\d{2} visitors did click",
-        "within 12h, by affiliate",
-        "clickhub",
+        "rules-next.toml",
+        "amount >= 50 is false",
+    ),
+    "4-verify-postbacks.ipynb": (
+        "21 late",
+        r"record are \+1 h from ours",
+        "missing_there",
+        r"19 postbacks between Friday .* 389\.36 EUR",
+        "Try 1, .*: delivered, status 200",
     ),
     "3-try-a-rule.ipynb": (
         r"7,240 hits of 3 clients",
@@ -49,7 +63,15 @@ SAYS: dict[str, tuple[str, ...]] = {  # what the outputs of each notebook must h
         "All 6 due postbacks were sent, delivered and received as expected",
     ),
 }
-CHARTS = {"2-replay-a-day.ipynb": 2, "3-try-a-rule.ipynb": 1, "5-prototype-a-trigger.ipynb": 0}
+CHARTS = {
+    "1-explore-funnels.ipynb": 9,
+    "2-replay-a-day.ipynb": 1,
+    "4-verify-postbacks.ipynb": 3,
+    "3-try-a-rule.ipynb": 1,
+    "5-prototype-a-trigger.ipynb": 0,
+}
+STORIES: dict[str, dict[str, Any]] = tomllib.loads((ROOT / "datasets" / "stories.toml").read_text(encoding="utf-8"))
+NEAR = timedelta(hours=2)  # what was found begins and ends with its first and last hit
 
 
 def run(notebook: Path, folder: Path) -> Any:
@@ -59,6 +81,8 @@ def run(notebook: Path, folder: Path) -> Any:
     shutil.copy(notebook, copy)
     (folder / "datasets").symlink_to(ROOT / "datasets", target_is_directory=True)
     document = nbformat.read(copy, as_version=4)
+    if any(answer["notebook"] == notebook.stem for answer in STORIES.values()):
+        document.cells.append(nbformat.v4.new_code_cell("print(found.write_json())"))
     client = NotebookClient(document, timeout=120, kernel_name="python3", resources={"metadata": {"path": copy.parent}})
     return client.execute()
 
@@ -78,6 +102,19 @@ def test_there_are_notebooks_and_each_says_what_it_must_show() -> None:
     assert {notebook.name for notebook in NOTEBOOKS} == set(SAYS)
 
 
+def check_what_was_found(notebook: str, found: list[dict[str, Any]]) -> None:
+    """The stories that this notebook has to tell, against the answers in datasets: who, when and how many."""
+    told = {name: answer for name, answer in STORIES.items() if answer["notebook"] == notebook}
+    rows = json.loads(found[-1]["text"]) if told else []
+    assert sorted(row["story"] for row in rows) == sorted(told)
+    for row in rows:
+        answer = told[row["story"]]
+        assert (row["who"], row["count"]) == (answer["who"], answer[row["counted"]]), row
+        for end in ("begins", "ends"):
+            if row[end] is not None:
+                assert abs(datetime.fromisoformat(row[end]).astimezone(UTC) - answer[end]) <= NEAR, row
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
 def test_a_notebook_runs_and_shows_its_results(notebook: Path, tmp_path: Path) -> None:
     # given the sample data, when all cells are run
@@ -89,6 +126,9 @@ def test_a_notebook_runs_and_shows_its_results(notebook: Path, tmp_path: Path) -
     for pattern in SAYS[notebook.name]:
         assert re.search(pattern, everything), f"{pattern!r} is in no output"
     assert sum("image/svg+xml" in output.get("data", {}) for output in found) == CHARTS[notebook.name]
+
+    # and what it found is what was planted
+    check_what_was_found(notebook.stem, found)
 
     # and nothing is a warning or a wall of text
     assert [output["text"] for output in found if output.get("name") == "stderr"] == []

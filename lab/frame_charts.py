@@ -1,0 +1,89 @@
+"""Charts of any frame: columns and lines over time, for the questions that no result of the lab answers by itself."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from lab.charts import BAR, INK, Chart, dressed
+from lab.funnel_charts import LINES
+
+_WIDTH, _HEIGHT = 560, 200
+_ROWS = 5_000  # a drawing of more points says no more and takes long
+_GRID = "#8a8f9840"
+
+
+def columns(frame: pl.DataFrame, x: str, y: str, by: str = "", title: str = "", subtitle: str = "") -> Chart:
+    """A column per value of x (a time in UTC, or anything in the order of the frame); stacked by the values of `by`.
+
+    Raises ValueError for a frame of more than 5,000 rows.
+
+        columns(log.hits.group_by_dynamic("time", every="1h").agg(pl.len().alias("hits")).collect(), "time", "hits")
+    """
+    base = alt.Chart(_data(frame)).mark_bar(color=BAR, binSpacing=1, **_width(frame, x))
+    return _chart(frame, base, x, y, by, title, subtitle)
+
+
+def lines(frame: pl.DataFrame, x: str, y: str, by: str = "", title: str = "", subtitle: str = "") -> Chart:
+    """A line over x (a time in UTC, or anything in the order of the frame), one per value of `by`; else as `columns`."""
+    base = alt.Chart(_data(frame)).mark_line(color=BAR, point=alt.OverlayMarkDef(size=28), strokeWidth=2)
+    return _chart(frame, base, x, y, by, title, subtitle)
+
+
+def _chart(frame: pl.DataFrame, base: Any, x: str, y: str, by: str, title: str, subtitle: str) -> Chart:
+    share = frame.schema[y].is_float() and frame.height > 0 and float(frame[y].max() or 0) <= 1  # type: ignore[arg-type]
+    encoded = base.encode(
+        x=_across(frame, x), y=alt.Y(f"{y}:Q", axis=_axis(format=".0%" if share else "~s", title=_said(y)))
+    )
+    if by:
+        names = frame[by].unique(maintain_order=True).to_list()
+        scale = alt.Scale(domain=names, range=[LINES[n % len(LINES)] for n in range(len(names))])
+        legend = alt.Legend(title=None, labelColor=INK, labelFontSize=12, labelLimit=300)
+        encoded = encoded.encode(color=alt.Color(f"{by}:N", scale=scale, legend=legend))
+    title = title or f"{_said(y)} by {_said(x)}"
+    return Chart(frame, dressed(encoded.properties(width=_WIDTH, height=_HEIGHT), title, subtitle), title)
+
+
+def _across(frame: pl.DataFrame, x: str) -> Any:
+    if not frame.schema[x].is_temporal():
+        return alt.X(f"{x}:N", sort=None, axis=_axis(title=_said(x), labelAngle=0, grid=False))
+    days = (frame[x].max() - frame[x].min()).total_seconds() / 86_400 if frame.height else 0  # type: ignore[operator,union-attr]
+    form = "%a %-d %b" if days > 2 else "%a %H:%M"
+    axis = _axis(
+        format=form,
+        title=f"{_said(x)} (UTC)",
+        labelAngle=0,
+        grid=False,
+        labelOverlap=True,
+        tickCount="day" if days > 2 else 8,
+    )
+    return alt.X(f"{x}:T", scale=alt.Scale(type="utc", nice=False, padding=8), axis=axis)
+
+
+def _width(frame: pl.DataFrame, x: str) -> dict[str, float]:
+    """Columns as wide as the smallest step in time allows."""
+    if not frame.schema[x].is_temporal() or frame[x].n_unique() < 2:
+        return {}
+    seconds = frame[x].cast(pl.Datetime("us")).dt.epoch("s").unique().sort().to_list()
+    step = min(later - earlier for earlier, later in pairwise(seconds))
+    return {"width": max(1.0, 0.85 * _WIDTH * step / (seconds[-1] - seconds[0] + step))}
+
+
+def _data(frame: pl.DataFrame) -> Any:
+    if frame.height > _ROWS:
+        raise ValueError(f"the frame has {frame.height:,} rows; draw at most {_ROWS:,}: group them first")
+    temporal = [pl.col(name).cast(pl.Datetime("us")).dt.strftime("%Y-%m-%dT%H:%M:%SZ")
+                for name, dtype in frame.schema.items() if dtype.is_temporal()]  # fmt: skip
+    return alt.Data(values=frame.with_columns(temporal).to_dicts())
+
+
+def _said(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _axis(**more: Any) -> Any:
+    quiet = {"labelColor": INK, "titleColor": INK, "gridColor": _GRID, "domain": False, "ticks": False}
+    return alt.Axis(**(quiet | {"titleFontWeight": "normal", "labelPadding": 6} | more))
