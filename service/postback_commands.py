@@ -14,12 +14,15 @@ import redis
 
 from service import keys
 from service.cli import InputError, LateGroup, one_line_errors, settings_of
+from service.delivery.email import Emails
+from service.delivery.record import Answer, Method, Request
 from service.delivery.resend import Resender, Wanted
-from service.delivery.sample import sample
+from service.delivery.sample import method_of, sample
 from service.delivery.webhook import Webhooks
 from service.engine import Rulebook
 from service.engine.document import nearest
-from service.engine.rulebook import Affiliate, Client
+from service.engine.model import Postback
+from service.engine.rulebook import BROWSER_METHODS, MAIL, Affiliate, Client
 from service.rulebooks import compiled, current_id
 from service.servers import check_journal
 from service.settings import Settings
@@ -96,19 +99,27 @@ def _moment(option: str, text: str | None) -> int:
 @postback.command()
 @click.argument("recipient")
 @click.option("--client", default="", help="Of this client; needed only where there are several.")
+@click.option("--trigger", default="", help="As this trigger sends: its method, its endpoint.")
 @_JSON
 @one_line_errors
-def test(recipient: str, client: str, as_json: bool) -> None:
+def test(recipient: str, client: str, trigger: str, as_json: bool) -> None:
     """Send one made-up postback to RECIPIENT (client:NAME or affiliate:NAME), marked as a test; it is counted nowhere.
 
-    It goes to the recipient's test_webhook, or, where there is none, to its webhook. Exit status 1 unless it is taken.
+    It goes to the recipient's test_webhook, or, where there is none, to its webhook; where there is neither, as a mail.
+    With --trigger by the method of the trigger. Exit status 1 unless it is taken.
     """
     settings = settings_of()
     rulebook = _in_force(check_journal(settings.journal_url, settings.partitions))
     owner = _owner(rulebook, recipient)
-    made = sample(rulebook, owner, recipient, client or next(iter(rulebook.clients)))
+    client, name, method = _method(rulebook, owner, client, trigger)
+    if method in BROWSER_METHODS:
+        raise InputError(
+            f"{recipient} gets {method}, which the visitor's browser delivers: there is nothing to send from here; "
+            "`backtrack postback preview HIT_ID LOG` shows what a page would be given"
+        )
+    made = sample(owner, recipient, client, name, method)
     if made is None:
-        raise InputError(f"{recipient} has no webhook; add one to the rulebook")
+        raise InputError(f"{recipient} has no {method or 'webhook and no email'}; add one to the rulebook")
     request, answer = asyncio.run(_send(settings, made, owner))
     document = {
         "id": made.id, "verb": request.verb, "url": request.url, "body": request.body, "result": answer.result,
@@ -121,8 +132,21 @@ def test(recipient: str, client: str, as_json: bool) -> None:
     sys.exit(0 if answer.result == "delivered" else 1)
 
 
-async def _send(settings: Settings, made: Any, owner: Client | Affiliate) -> Any:
-    method = Webhooks(settings.delivery_timeout_ms, settings.allowed_networks, os.environ)
+def _method(rulebook: Rulebook, owner: Client | Affiliate, client: str, trigger: str) -> tuple[str, str, str]:
+    """Client, name and method of the trigger; without one, the first method for which there is an endpoint."""
+    if not trigger:
+        client = client or next(iter(rulebook.clients))
+        return client, "", method_of(owner, client, "")
+    known = {one.name: one for one in rulebook.triggers if one.client == client or not client}
+    if trigger not in known:
+        raise InputError(f"there is no trigger {trigger!r}{nearest(trigger, known)}")
+    return known[trigger].client, known[trigger].name, known[trigger].method
+
+
+async def _send(settings: Settings, made: Postback, owner: Client | Affiliate) -> tuple[Request, Answer]:
+    method: Method = Emails(settings)
+    if made.verb != MAIL:
+        method = Webhooks(settings.delivery_timeout_ms, settings.allowed_networks, os.environ)
     try:
         return await method.deliver(made, owner, int(datetime.now(UTC).timestamp() * 1_000_000))
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from email import message_from_bytes
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from service.rulebooks import publish
 from service.servers import check_journal
 from service.settings import Settings
 from tests.service.faults import Faults
+from tests.service.mailserver import AUTHORITY, MailServer
 from tests.service.test_courier import deliver_until
 from tests.service.test_due import PLACE, attempts_of, leftovers, promise, take
 
@@ -181,6 +183,54 @@ webhook = {form}
     assert journal.dbsize() == before
     assert quiet.exit_code == 2 and "affiliate:quiet has no webhook" in quiet.stderr
     assert nobody.exit_code == 2 and "did you mean 'affiliate:best'?" in nobody.stderr
+
+
+def test_a_test_of_a_mail_arrives_marked_and_what_a_browser_delivers_is_explained(
+    settings: Settings, journal: redis.Redis, faults: Faults, tmp_path: Path
+) -> None:
+    # given recipients with a mail, with both, and one who is served by browsers, and a mail server
+    check_journal(settings.journal_url, settings.partitions).close()
+    mail = 'email = {{ to = "{}@best.example", subject = "Sale {{sub1}}", text = "{{amount}} {{currency}}" }}'
+    rules = f"""
+[client.acme]
+params = ["sub1"]
+webhook = "{faults.url("/live")}"
+[affiliate.best]
+{mail.format("only")}
+[affiliate.both]
+webhook = "{faults.url("/both")}"
+{mail.format("both")}
+[affiliate.page]
+pixel = "https://page.example/p.gif?s={{sub1}}"
+[[trigger]]
+name = "by-mail"
+client = "acme"
+on = "sale"
+method = "email"
+to = ["affiliate"]
+"""
+    publish(journal, settings.partitions, tmp_path / "t", rules, "test")
+    before, authority = journal.dbsize(), tmp_path / "authority.pem"
+    AUTHORITY.cert_pem.write_to_path(str(authority))
+    with MailServer() as server:
+        # when one is sent to each, and to the one with both as the trigger does
+        mailing, trusted = server.settings(settings), {"SSL_CERT_FILE": str(authority)}
+        only, both = (run(mailing, "test", f"affiliate:{name}", **trusted) for name in ("best", "both"))
+        triggered = run(mailing, "test", "affiliate:both", "--trigger", "by-mail", "--json", **trusted)
+        page, unknown = (
+            run(mailing, "test", "affiliate:page"),
+            run(mailing, "test", "affiliate:both", "--trigger", "by-mial"),
+        )
+        # then two mails arrived, which say in their subject that they are tests
+        assert (only.exit_code, both.exit_code, triggered.exit_code) == (0, 0, 0), only.stderr + triggered.stderr
+        mails = [(to, message_from_bytes(raw)["Subject"]) for _, to, raw in server.handler.mails]
+    assert mails == [(f"{name}@best.example", "[test] Sale test-sub1") for name in ("only", "both")]
+    assert json.loads(triggered.stdout)["url"] == "mailto:both@best.example" and len(faults.received("/both")) == 1
+    # and what the browser delivers, or what is not there, is said in one line; nothing was written anywhere
+    assert page.exit_code == 2 and "which the visitor's browser delivers" in page.stderr
+    assert "postback preview" in page.stderr and page.stderr.count("\n") == 1
+    assert unknown.exit_code == 2 and "did you mean 'by-mail'?" in unknown.stderr
+    assert journal.dbsize() == before
 
 
 def test_who_is_paused_is_listed_and_can_be_reopened(settings: Settings, journal: redis.Redis, faults: Faults) -> None:
