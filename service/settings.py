@@ -114,8 +114,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Networks that postbacks may go to although they are internal, comma separated, such as 127.0.0.1/32."""
     archive_ms: int = 1_000
     """How often the archive appends to the tables."""
-    archive_rows: int = 20_000
-    """Rows per partition and append of the archive."""
+    archive_rows: int = 5_000
+    """Rows of one append of the archive at most; a backlog is archived in several."""
     keep_days: int = 0
     """How many days the tables keep, today included; 0 keeps all."""
     vacuum_hours: int = 24

@@ -60,16 +60,20 @@ def _work(connection: redis.Redis, settings: Settings, token: str, stopping: Cal
     deadline = time.monotonic() + TURN_S
     try:
         while time.monotonic() < deadline and not stopping():
-            held: Any = connection.get(keys.ARCHIVE_LEASE)
-            if held is None or held.decode() != token:
+            if not _keep(connection, token):
                 return  # it took too long and another one has taken over; the tables tell both how far they are
-            connection.pexpire(keys.ARCHIVE_LEASE, LEASE_MS)
             started = time.monotonic()
-            archiver.round()
+            archiver.round(lambda: not stopping() and _keep(connection, token))
             upkeep.look()
             _pause(started + settings.archive_ms / 1000 - time.monotonic(), stopping)
     finally:
         upkeep.stop()
+
+
+def _keep(connection: redis.Redis, token: str) -> bool:
+    """Hold the lease for longer; False if it is not ours any more."""
+    held: Any = connection.get(keys.ARCHIVE_LEASE)
+    return held is not None and held.decode() == token and bool(connection.pexpire(keys.ARCHIVE_LEASE, LEASE_MS))
 
 
 def _pause(seconds: float, stopping: Callable[[], bool]) -> None:

@@ -117,7 +117,7 @@ class Table:
 
 
 class Archiver:
-    """Appends what is new to the tables. rows: per partition, table and round."""
+    """Appends what is new to the tables. rows: of one append at most, so that a backlog takes no more memory."""
 
     def __init__(self, connection: redis.Redis, root: Path, partitions: int, rows: int) -> None:
         self._redis = connection
@@ -128,8 +128,10 @@ class Archiver:
         self._tell = Script(connection, "archive/note")
         self._noted = False
 
-    def round(self) -> int:
+    def round(self, go_on: Callable[[], bool] = lambda: True) -> int:
         """Appends to each table what is new, then trims what is safe. Returns the number of rows written.
+
+        go_on: asked between two appends; after a False the round ends where it is, and later tables wait.
 
         Decisions are taken up to where tracking was at the start: their postbacks are in the streams by then. So are
         postbacks: their hits are, and nothing in the tables ever follows from a hit that is not.
@@ -142,6 +144,8 @@ class Archiver:
         for stream in STREAMS:
             while rows := self._append(stream, decided):
                 written += rows
+                if not go_on():
+                    return written
                 if rows < self._rows:
                     break
         if written or not self._noted:
@@ -209,8 +213,11 @@ class Archiver:
                 continue
             if stream.table in CONTIGUOUS:
                 _check_contiguous(stream.table, place.number, last, new)
+            new = new[: self._rows - len(rows)]
             rows += [stream.row(place.number, epoch, number, fields) for (epoch, number), fields in new]
             reached[place.number] = new[-1][0]
+            if len(rows) == self._rows:
+                break
         return rows, reached
 
     def _all_decided(self, place: Partition, decided: list[Tracked]) -> bool:

@@ -129,19 +129,38 @@ def test_a_second_round_finds_nothing_and_a_new_process_goes_on(settings: Settin
     assert_contiguous(settings, "hits")
 
 
-def test_more_than_a_round_takes_is_taken_in_several_appends(settings: Settings) -> None:
-    # given more than 30 rows in a partition
+def test_a_backlog_goes_into_appends_of_no_more_rows_than_allowed(settings: Settings) -> None:
+    # given 300 hits over all partitions
     connection = a_past(settings, traffic(300))
     track_all(connection, settings)
-    # when at most 30 rows per partition go into an append
-    archiver(settings, rows=30).round()
-    # then all are there, in several commits
-    assert (
-        len([row for row in rows(settings, "hits") if row["kind"] == "hit"]) == len(rows(settings, "decisions")) == 300
-    )
-    table = tables.open_table(settings.tables_path, "hits")
-    assert table is not None and table.version() > 3
+    # when at most 30 rows go into an append
+    asked: list[int] = []
+
+    def go_on() -> bool:
+        asked.append(len(rows(settings, "hits")))
+        return True
+
+    archiver(settings, rows=30).round(go_on)
+    # then all are there, and no append brought more than that
+    found = rows(settings, "hits")
+    assert len([row for row in found if row["kind"] == "hit"]) == len(rows(settings, "decisions")) == 300
+    steps = [later - before for before, later in zip([0, *asked], [*asked, len(found)], strict=True)]
+    assert max(steps) == 30 and steps.count(30) >= 10
     assert_contiguous(settings, "hits")
+
+
+def test_a_round_that_may_not_go_on_is_ended_by_the_next_one(settings: Settings) -> None:
+    # given a backlog, and an archiver that is stopped after each append
+    connection = a_past(settings, traffic(120))
+    track_all(connection, settings)
+    one = archiver(settings, rows=50)
+    # when it is called again and again
+    while one.round(lambda: False):
+        # then a decision is never there before its hit
+        assert len(rows(settings, "decisions")) <= len([row for row in rows(settings, "hits") if row["kind"] == "hit"])
+    assert sizes(settings)["decisions"] == 120
+    for name in ("hits", "postbacks"):
+        assert_contiguous(settings, name)
 
 
 def test_decisions_come_no_further_than_tracking_was(settings: Settings, connection: redis.Redis) -> None:
