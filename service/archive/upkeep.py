@@ -13,6 +13,7 @@ from deltalake.exceptions import DeltaError
 
 from service.archive import compaction, retention, tables
 from service.archive.tables import TableError
+from service.processes import give_back_memory
 from service.settings import Settings
 
 log = logging.getLogger("backtrack.archive")
@@ -55,6 +56,7 @@ class Upkeep:
             if time.monotonic() >= self._next_sweep_s:
                 self._next_sweep_s = time.monotonic() + SWEEP_EVERY_S
                 sweep(self._settings, time.time_ns() // 1000)
+            give_back_memory()
         except (DeltaError, TableError, OSError) as error:
             log.warning("the upkeep of the tables waits: %s", error)
 
