@@ -159,6 +159,8 @@ class FunnelExplorer:
             f"reached {escape(found.steps[-1])} ({last:,})</span>"
         )
         drawn, frame = self._view(found)
+        if frame is found.frame:
+            frame = found.readable()
         picture = f'<div class="bt-picture">{drawn.svg}</div>' if drawn else ""
         self.body.value = f'<div class="bt-body">{picture}{html_table(frame, limit=24)}</div>'
         self.written.value = f'<div class="bt-case"><code>{escape(self.code)}</code></div>'

@@ -37,6 +37,10 @@ class Studio(Screen):
     In a notebook it shows itself. Everything can be done without a browser: `set`, `draft`, `toml`, `troubles`, `result`,
     `cases`, `completions`, `trigger`, `rulebook()`. The widgets of most use to a test are `condition` (a text) and `count`
     (the headline, of CSS class `bt-count`).
+
+    >>> studio = lab.Studio(log, trigger={"name": "big", "client": "acme", "on": "sale"})
+    >>> studio.set(when="amount >= 100").result.fired > 0
+    True
     """
 
     def __init__(self, log: Log, rules: Rules = None, trigger: str | dict[str, Any] | None = None) -> None:
@@ -59,22 +63,40 @@ class Studio(Screen):
 
     @property
     def draft(self) -> Draft:
-        """The trigger as it stands, right or wrong."""
+        """The trigger as it stands, right or wrong.
+
+        >>> studio.draft.name
+        'big'
+        """
         return self._checked.draft
 
     @property
     def troubles(self) -> tuple[Trouble, ...]:
-        """What is wrong with it, each with its field, words and in a condition the column; empty if nothing is."""
+        """What is wrong with it, each with its field, words and in a condition the column; empty if nothing is.
+
+        >>> studio.set(when="amont >= 100").troubles[0].says
+        "'amont' is no parameter of client acme, did you mean 'amount'?"
+        >>> studio.set(when="amount >= 100").troubles
+        ()
+        """
         return self._checked.troubles
 
     @property
     def trigger(self) -> Trigger:
-        """The trigger as the engine has it. Raises LabError while something is wrong."""
+        """The trigger as the engine has it. Raises LabError while something is wrong.
+
+        >>> studio.trigger.on
+        'sale'
+        """
         return self._right()[0]
 
     @property
     def toml(self) -> str:
-        """The draft as it stands in a rulebook; set it to paste one in."""
+        """The draft as it stands in a rulebook; set it to paste one in.
+
+        >>> studio.toml.splitlines()[-1]
+        'when = "amount >= 100"'
+        """
         return self.draft.toml
 
     @toml.setter
@@ -86,24 +108,41 @@ class Studio(Screen):
         """Change keys of the trigger, named as in TOML (`from_` for `from`); None takes a key away. Answers with itself.
 
         Raises LabError for a key that a trigger does not have; a wrong value is one of `troubles`.
+
+        >>> studio.set(once="visitor").draft.once
+        'visitor'
         """
         self._put(self.draft.changed(**keys))
         self._runner.ask(self._checked)
         return self
 
     def open(self, trigger: str) -> Studio:
-        """Edit another trigger of the rulebook. Raises LabError if there is no such trigger."""
+        """Edit another trigger of the rulebook. Raises LabError if there is no such trigger.
+
+        >>> studio.open("signup").draft.on
+        'registration'
+        >>> studio.open("first-deposit").draft.on
+        'sale'
+        """
         self._put(self._first(trigger))
         self._runner.ask(self._checked)
         return self
 
     def rulebook(self) -> Rulebook:
-        """The rulebook with this trigger in it; its `text` is the file. Raises LabError while something is wrong."""
+        """The rulebook with this trigger in it; its `text` is the file. Raises LabError while something is wrong.
+
+        >>> [one.name for one in studio.rulebook().triggers][:2]
+        ['signup', 'first-deposit']
+        """
         return self._right()[1]
 
     @property
     def result(self) -> Answer:
-        """The exact answer to the draft as it stands, waited for. Raises LabError while something is wrong with it."""
+        """The exact answer to the draft as it stands, waited for. Raises LabError while something is wrong with it.
+
+        >>> studio.result.exact
+        True
+        """
         self._right()
         answer, _, failure = self._runner.settle()
         if answer is None:
@@ -112,18 +151,29 @@ class Studio(Screen):
 
     @property
     def cases(self) -> tuple[Case, ...]:
-        """Examples of firings and the nearest misses, waited for."""
+        """Examples of firings and the nearest misses, waited for.
+
+        >>> studio.cases[0].stage
+        'fired'
+        """
         self._right()
         return self._runner.settle()[1]
 
     def completions(self, text: str | None = None) -> tuple[str, ...]:
-        """What the condition, or this text, may become with its next word."""
+        """What the condition, or this text, may become with its next word.
+
+        >>> studio.completions("amou")
+        ('amount ',)
+        """
         seen = self._ground.names.custom if self._ground else ()
         names = names_for(self._base, self.draft.client, seen)
         return completions(self.draft.when if text is None else text, names, [name for _, name in self._events()])
 
     def close(self) -> None:
-        """Give back the memory that the log takes."""
+        """Give back the memory that the log takes.
+
+        >>> lab.Studio(log).close()
+        """
         self._runner.close()
 
     def _right(self) -> tuple[Trigger, Rulebook]:

@@ -45,6 +45,12 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     margin: how far off that may be (95 %), 0 if exact. stages: stage, stopped, left, in the engine's order, the last is
     `fired`. affiliates: affiliate, firings, payout, currency, most firings first. money: by currency. visitors: for whom
     it fires. rows: every event asked, in the columns of `_ROWS`. seconds: how long it took.
+
+    >>> answer = studio.result
+    >>> answer.affiliates.columns
+    ['affiliate', 'firings', 'payout', 'currency']
+    >>> answer.stages.columns
+    ['stage', 'stopped', 'left']
     """
 
     draft: Draft
@@ -64,12 +70,20 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def certainty(self) -> str:
-        """`exact`, or how the sample was drawn and how far off it may be."""
+        """`exact`, or how the sample was drawn and how far off it may be.
+
+        >>> answer.certainty
+        'exact'
+        """
         return "exact" if self.exact else f"sampled 1 in {self.share}, ± {self.margin:,}"
 
     @property
     def firings(self) -> pl.DataFrame:
-        """partition, seq, time, affiliate, payout, currency of each event on which it fires, in log order."""
+        """partition, seq, time, affiliate, payout, currency of each event on which it fires, in log order.
+
+        >>> answer.firings.columns
+        ['partition', 'seq', 'time', 'affiliate', 'payout', 'currency']
+        """
         fired = self.rows.filter(pl.col("stage") == FIRED).sort("place")
         return fired.select(
             partition=(pl.col("place") // PLACE).cast(pl.Int32), seq=pl.col("place") % PLACE,

@@ -49,7 +49,7 @@ class Hits:
             if name not in self._values:
                 (self._values[name],) = self._finder.values([name])
         frame = pl.DataFrame({"row": hits["row"], **{name: self._values[name] for name in names}})
-        return rows.to_frame("row").join(frame.unique("row"), on="row", how="left", maintain_order="left")
+        return rows.to_frame("row").join(frame, on="row", how="left", maintain_order="left")
 
     def hit_ids(self) -> pl.DataFrame:
         """row, hit_id, visitor."""

@@ -124,10 +124,15 @@ class Ground:
         known = twice.filter(pl.col("earlier").is_not_null() & ~pl.col("unsure"))
         self._earlier = dict(zip(events["ord"].gather(known["row"]).to_list(), known["earlier"].to_list(), strict=True))
 
-    def _read_said(self) -> pl.DataFrame:
+    def _read_said(self) -> tuple[pl.DataFrame, pl.Series]:
         self._reader = Said(self.source, self.names, self.events)
         columns = ["hit_id", *(f"f_{name}" for name in _QUOTED), *self.names.columns.values()]
-        return self._reader.of(self.frame["row"], columns)
+        return self._placed(self._reader.of(self.frame["row"], columns))
+
+    def _placed(self, said: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
+        """The same with, by row of `events`, its place in it."""
+        nothing = pl.repeat(None, self.events.height, dtype=pl.UInt32, eager=True)
+        return said, nothing.scatter(said["row"], pl.int_range(said.height, dtype=pl.UInt32, eager=True))
 
     def _read_hard(self) -> list[Asked]:
         """The requests of hard visitors and tests, in log order, parsed."""
@@ -155,10 +160,10 @@ class Ground:
 
     def past(self, cid: int, code: int, drawn: bool) -> Past:
         """The views in which an event of a client is decided, whole; of the sample only, if `drawn`."""
-        frame, said = (self._drawn_frame, self._drawn_said) if drawn else (self.frame, self.said)
+        frame, (said, places) = (self._drawn_frame, self._drawn_said) if drawn else (self.frame, self.said)
         mine = frame.filter(pl.col("cid") == cid, pl.col("ev") == code, "speaks", "counted")["view"].unique()
         kept = frame.filter(pl.col("view").is_in(mine.implode()))
-        return Past(kept, said, self._reader.brings)
+        return _Seen(kept, said, self._reader.brings, places)
 
     def entries(self, rows: pl.Series) -> list[tuple[int, Entry]]:
         """The requests of these rows of `events`, in log order."""
@@ -183,7 +188,7 @@ class Ground:
         self._drawn_frame = self.frame.filter("drawn").drop("drawn")
         self.frame = self.frame.drop("drawn")
         rows = self._drawn_frame["row"].unique()
-        self._drawn_said = self.said.filter(pl.col("row").is_in(rows.implode()))
+        self._drawn_said = self._placed(self.said[0].filter(pl.col("row").is_in(rows.implode())))
         self.session.put("wanted_drawn", self.events["ord"].gather(rows).to_frame("ord"))
         columns = ", ".join(ENTRY_COLUMNS)
         self.session.make(
@@ -198,6 +203,20 @@ class Ground:
     def at_hand(self, labels: pl.Series) -> pl.Series:
         """Whether the requests of these groups are in the sample, and so in memory."""
         return labels.is_in(self._drawn_frame["label"].implode()).fill_null(False)
+
+
+class _Seen(Past):
+    """A past that finds what its hits said by number: to join a million rows for each kind of event is slow."""
+
+    def __init__(
+        self, frame: pl.DataFrame, said: pl.DataFrame, brings: Callable[[str], pl.Series], places: pl.Series
+    ) -> None:
+        self._places = places
+        super().__init__(frame, said, brings)
+
+    def hears(self, said: pl.DataFrame) -> None:
+        self.said = said
+        self._at = self._places.gather(self.frame["row"])
 
 
 class _Codes(dict[str, int]):

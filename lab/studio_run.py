@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from service.engine import Rulebook
 
 TYPING_S = 0.05  # a pause that ends a burst of keys
-IDLE_S = 0.3  # how long nobody has typed before the exact answer is worked out
+IDLE_S = 0.25  # how long nobody has typed before the exact answer is worked out
 
 
 class Screen:
