@@ -14,7 +14,7 @@ import msgspec
 import polars as pl
 import pyarrow as pa
 
-from lab.maps import mapped, no_maps
+from lab.maps import Lists, arrow, mapped, nothing, repeated
 from lab.placing import LASTING
 from service.archive.schemas import SCHEMAS, decision_row, table
 from service.engine import Entry, Hit, Rulebook, State, process
@@ -30,46 +30,44 @@ MADE_UP = {
     "referrer_host": "referrer_host",
     "host": "host",
 }
-KINDS: dict[str, Any] = {name: dict(pl.DataFrame(SCHEMAS[name].empty_table()).schema) for name in ("hits", "decisions")}
 
 
 class Decided(msgspec.Struct, frozen=True):
     """A batch of hits with what had to be found out in log order; `hits` and `decisions` may be made at any time.
 
     of_requests: they were made of requests, and say what is made up of these. plain: the hits of plain visitors, with all
-    that is remembered of them beside what is made up as the lists kept_keys and kept_values. by_engine: the decisions of
-    the others.
+    that is remembered of them beside what is made up in `memory`. by_engine: the decisions of the others.
     """
 
     frame: pl.DataFrame
     plain: pl.DataFrame
+    memory: Lists
     by_engine: list[pa.Table]
     rulebook_id: str
     of_requests: bool
 
-    def hits(self) -> pl.DataFrame:
+    def hits(self) -> pa.Table:
         """Rows of the table `hits`."""
         frame = self.frame
         said = FIELDS | MADE_UP if self.of_requests else {"client": "client", "event": "event"}
         return _rows(
             "hits", frame, kind="hit", route="import", body=b"", content_type="", refusal="", decoder=DECODER_VERSION,
-            received_at=_TIME, flags=_NO_TEXTS, rulebook_id=None,
-            params=mapped(_taken(frame, said), frame["keys"], frame["values"]),
+            received_at=arrow(_times(frame)), rulebook_id=None,
+            params=mapped(_taken(frame, said), Lists.of(frame["keys"], frame["values"])),
         )  # fmt: skip
 
-    def decisions(self) -> pl.DataFrame:
-        """Rows of the table `decisions`."""
+    def decisions(self) -> list[pa.Table]:
+        """Rows of the table `decisions`: of plain visitors, then of the others."""
         frame = self.plain
+        if frame.is_empty():
+            return self.by_engine
         kept = _taken(frame, MADE_UP) | {name: frame[f"last_{name}"] for name in LASTING}
         found = _rows(
             "decisions", frame, verdict="accepted", reason="", detail="", affiliate="", test=False,
             rulebook_id=self.rulebook_id, fields=mapped(_taken(frame, FIELDS)),
-            params=mapped(kept, frame["kept_keys"], frame["kept_values"]), absorbed=_NO_TEXTS, conflicts=_NO_TEXTS,
-            fired=pl.lit([], KINDS["decisions"]["fired"]), not_fired=no_maps(frame.height),
+            params=mapped(kept, self.memory),
         )  # fmt: skip
-        if not self.by_engine:
-            return found
-        return pl.concat([found, *map(pl.DataFrame, self.by_engine)]).sort("seq")
+        return [found, *self.by_engine]
 
 
 _SOME = 10_000  # decisions of the engine that are Python values at the same time
@@ -79,17 +77,25 @@ def _taken(frame: pl.DataFrame, names: dict[str, str]) -> dict[str, pl.Series]:
     return {name: frame[column] for name, column in names.items()}
 
 
-_TIME = pl.col("time_us").cast(pl.Datetime("us", "UTC"))
-_NO_TEXTS = pl.lit([], pl.List(pl.String))
+def _times(frame: pl.DataFrame) -> pl.Series:
+    return frame["time_us"].cast(pl.Datetime("us", "UTC"))
 
 
-def _rows(name: str, frame: pl.DataFrame, **values: Any) -> pl.DataFrame:
-    """Rows of a table: what stands in the frame, and these values or columns."""
-    values |= {"partition": PARTITION, "epoch": EPOCH, "time": _TIME, "day": _TIME.dt.strftime("%Y-%m-%d")}
-    texts = (str, bytes, int, type(None))
-    made = {column: pl.lit(value) if isinstance(value, texts) else value for column, value in values.items()}
-    kinds = KINDS[name]
-    return frame.select(*(column for column in kinds if column not in made), **made).select(list(kinds)).cast(kinds)
+def _rows(name: str, frame: pl.DataFrame, **values: Any) -> pa.Table:
+    """Rows of a table but for `day`: what stands in the frame, these values or columns, else empty lists and maps."""
+    values |= {"partition": PARTITION, "epoch": EPOCH, "time": arrow(_times(frame))}
+    made = {}
+    for field in (field for field in SCHEMAS[name] if field.name != "day"):
+        value = values.get(field.name)
+        if isinstance(value, pa.Array):
+            made[field.name] = value
+        elif field.name in values:
+            made[field.name] = repeated(value, field.type, frame.height)
+        elif field.name in frame.columns:
+            made[field.name] = arrow(frame[field.name])
+        else:
+            made[field.name] = nothing(field.type, frame.height)
+    return pa.table(made)
 
 
 class Deciding:
@@ -111,32 +117,34 @@ class Deciding:
 
     def decide(self, frame: pl.DataFrame) -> Decided:
         """What has to be found out in log order. frame: as `Placing.batches` makes it."""
-        plain = self._with_memory(frame.filter(~pl.col("hard")))
+        hard = frame.filter("hard")
+        plain = frame.filter(~pl.col("hard")) if hard.height else frame
         self.verdicts["accepted"] += plain.height
         for event, count in plain["event"].value_counts().iter_rows():
             self.events[event] += count
         self._plain_visitors += int(plain["new_visitor"].sum())
-        hard = frame.filter("hard")
         by_engine = [table("decisions", self._by_engine(some)) for some in hard.iter_slices(_SOME)]
-        return Decided(frame, plain, by_engine, self.rulebook.id, self._of_requests)
+        return Decided(frame, plain, self._memory(plain), by_engine, self.rulebook.id, self._of_requests)
 
-    def _with_memory(self, plain: pl.DataFrame) -> pl.DataFrame:
-        """The frame with kept_keys and kept_values: the visitor's own parameters as they stand at each hit.
+    def _memory(self, plain: pl.DataFrame) -> Lists:
+        """The visitor's own parameters as they stand at each hit.
 
         Only hits that bring some change anything: these are merged one by one, the others take the last state over.
         """
         earlier = plain.filter(pl.col("last_own") < pl.col("pos").first()).select("last_own", "life").unique()
         states = States(earlier["last_own"].to_list())
-        for life in earlier["life"]:
+        for life in earlier["life"].to_list():
             states.add(self._remembered[life])
-        bringing = plain.filter(pl.col("keys").list.len() > 0)
+        bringing = plain.filter(pl.col("keys").list.len() > 0).select("pos", "life", "keys", "values")
         states.places += bringing["pos"].to_list()
-        for life, keys, values in bringing.select("life", "keys", "values").iter_rows():
+        keys, values = (bringing[name].explode(empty_as_null=False).to_list() for name in ("keys", "values"))
+        start = 0
+        for life, count in zip(bringing["life"].to_list(), bringing["keys"].list.len().to_list(), strict=True):
             known = self._remembered.setdefault(life, {})
-            known.update(zip(keys, values, strict=True))
+            known.update(zip(keys[start : start + count], values[start : start + count], strict=True))
             states.add(known)
-        found = plain.join(states.frame(), on="last_own", how="left", maintain_order="left")
-        return found.with_columns(pl.col("kept_keys", "kept_values").fill_null([]))
+            start += count
+        return states.lists(plain["last_own"])
 
     def _by_engine(self, hard: pl.DataFrame) -> list[dict[str, Any]]:
         rows = []
@@ -170,12 +178,12 @@ class States:
         self._texts += known.values()
         self._ends.append(len(self._names))
 
-    def frame(self) -> pl.DataFrame:
-        """last_own, kept_keys, kept_values."""
-        ends = pa.array(self._ends, pa.int64())
-        lists = (
-            pl.Series(pa.LargeListArray.from_arrays(ends, pa.array(flat, pa.large_string())), dtype=pl.List(pl.String))
-            for flat in (self._names, self._texts)
-        )
-        kept = dict(zip(("kept_keys", "kept_values"), lists, strict=True))
-        return pl.DataFrame({"last_own": pl.Series(self.places, dtype=pl.Int64)} | kept)
+    def lists(self, wanted: pl.Series) -> Lists:
+        """Those of the states at these places, nothing for null."""
+        ends = pl.Series(self._ends, dtype=pl.UInt32)
+        known = pl.DataFrame({
+            "at": pl.Series(self.places, dtype=pl.Int64), "start": ends.head(-1), "length": ends.tail(-1) - ends.head(-1),
+        })  # fmt: skip
+        found = wanted.to_frame("at").join(known, on="at", how="left", maintain_order="left").fill_null(0)
+        names, texts = (pl.Series(flat, dtype=pl.String) for flat in (self._names, self._texts))
+        return Lists(names, texts, found["start"], found["length"])

@@ -26,7 +26,9 @@ _LONG = 6_000  # bytes of a query that might end up over the engine's limit
 _MANY = 80  # parameters
 
 
-def with_hit(frame: pl.DataFrame, naming: Naming, client: str, aliases: Iterable[str] = ()) -> pl.DataFrame:
+def with_hit(
+    frame: pl.DataFrame, naming: Naming, client: str, aliases: Iterable[str] = (), tags: Tags | None = None
+) -> pl.DataFrame:
     """A frame in the columns of `blocks.SCHEMA` in those of `placing.WIDE`.
 
     aliases: names of own parameters that the client reads as reserved ones. A hit with one is left to the engine: it may
@@ -34,7 +36,10 @@ def with_hit(frame: pl.DataFrame, naming: Naming, client: str, aliases: Iterable
     """
     paths = _paths(frame["path"])
     frame = frame.with_columns(
-        paths.alias("path_text"), _referrer_host(frame["referrer"]), _tags(frame), _own(frame["query"]).alias("own")
+        paths.alias("path_text"),
+        _referrer_host(frame["referrer"]),
+        (tags or Tags()).of(frame),
+        _own(frame["query"]).alias("own"),
     )
     frame = frame.with_columns(
         event=_events(frame, naming), path_text=frame["path_text"].str.slice(0, MAX_VALUE),
@@ -59,28 +64,53 @@ def with_hit(frame: pl.DataFrame, naming: Naming, client: str, aliases: Iterable
     ).select(list(WIDE))
 
 
-def _tags(frame: pl.DataFrame) -> pl.Series:
-    """The tag id of each request: every pair of address and user agent once, told apart by 64 bits of hash."""
-    who = frame.select("address", "user_agent", who=pl.col("address").hash(1) ^ pl.col("user_agent").hash(2))
-    known = who.unique("who").select("who", said=pl.concat_str("address", "user_agent", separator="\n").cast(pl.Binary))
-    digests = pl.Series([hashlib.sha256(said).digest() for said in known["said"].to_list()], dtype=pl.Binary)
-    named = known.select("who", tag=digests.bin.encode("hex").str.slice(0, 32))  # as `foreign.visitor_tag`
-    return who.join(named, on="who", how="left", maintain_order="left")["tag"]
+class Tags:
+    """The tag id of each request: a pair of address and user agent once, told apart by 64 bits of hash.
+
+    It remembers so many of the latest, for all threads.
+    """
+
+    def __init__(self, many: int = 300_000) -> None:
+        self._many = many
+        self._known = pl.DataFrame(schema={"who": pl.UInt64, "tag": pl.String})
+
+    def of(self, frame: pl.DataFrame) -> pl.Series:
+        """The column tag."""
+        whose = frame.select("address", "user_agent", who=pl.col("address").hash(1) ^ pl.col("user_agent").hash(2))
+        known = self._known  # another thread may put a newer one in its place meanwhile; either will do
+        found = whose.join(known, on="who", how="left", maintain_order="left")
+        if not found["tag"].null_count():
+            return found["tag"]
+        new = _tagged(found.filter(pl.col("tag").is_null()).unique("who"))
+        self._known = pl.concat([known.tail(self._many), new])
+        both = found.join(new, on="who", how="left", maintain_order="left", suffix="_new")
+        return both.select(pl.coalesce("tag", "tag_new")).to_series()
+
+
+def _tagged(whose: pl.DataFrame) -> pl.DataFrame:
+    """who, tag: as `foreign.visitor_tag` says it."""
+    said = whose.select(pl.concat_str("address", "user_agent", separator="\n").cast(pl.Binary)).to_series().to_list()
+    digests = pl.Series([hashlib.sha256(one).digest() for one in said], dtype=pl.Binary)
+    return whose.select("who", tag=digests.bin.encode("hex").str.slice(0, 32))
 
 
 def _query(frame: pl.DataFrame, client: str) -> pl.Series:
     """The query that an intake request would have: `client=a&event=pageview&tag_id=...&path=/a&status=200&method=GET`."""
-    quoted = {name: each(frame[name], _quote, _SAFE) for name in ("path_text", "method", "referrer_host", "host")}
-    event = each(frame["event"], _quote, _SAFE)
-    parts: list[Any] = [pl.lit(f"client={_quote(client)}&event="), event, pl.lit("&tag_id="), "tag"]
-    parts += [pl.lit("&path="), quoted["path_text"], pl.lit("&status="), "status", pl.lit("&method="), quoted["method"]]
+    parts: list[Any] = [pl.lit(f"client={_quote(client)}&event="), each(frame["event"], _quote, _SAFE)]
+    parts += [pl.lit("&tag_id="), "tag", pl.lit("&path="), each(frame["path_text"], _quote, _SAFE)]
+    parts += [pl.lit("&status="), "status", pl.lit("&method="), each(frame["method"], _quote, _SAFE)]
     for name in ("referrer_host", "host"):
-        parts += [pl.when(quoted[name] != "").then(pl.lit(f"&{name}=")), pl.when(quoted[name] != "").then(quoted[name])]
-    made_up = frame.select(pl.concat_str(parts, ignore_nulls=True).cast(pl.Binary)).to_series()
-    said = frame["own"].bin.size() > 0
-    if not said.any():
-        return made_up
-    return frame.select(pl.when(said).then(made_up + pl.lit(b"&") + pl.col("own")).otherwise(made_up)).to_series()
+        if (there := frame[name] != "").any():
+            quoted = each(frame[name], _quote, _SAFE)
+            parts.append(pl.when(there).then(pl.lit(f"&{name}=") + quoted))
+    own = _utf8(frame["own"])
+    if own.null_count():  # hardly ever
+        made_up = frame.select(pl.concat_str(parts, ignore_nulls=True).cast(pl.Binary)).to_series()
+        said = pl.when(pl.col("own").bin.size() > 0).then(pl.lit(b"&") + pl.col("own")).otherwise(pl.lit(b""))
+        return frame.select(made_up + said).to_series()
+    if (there := own != "").any():
+        parts += [pl.when(there).then(pl.lit("&")), own]
+    return frame.select(pl.concat_str(parts, ignore_nulls=True).cast(pl.Binary)).to_series()
 
 
 def _quote(text: str) -> str:
@@ -149,22 +179,14 @@ def _referrer_host(column: pl.Series) -> pl.Series:
 def _events(frame: pl.DataFrame, naming: Naming) -> pl.Series:
     """The event of each request: by columns where only the built-in rules ask, else each distinct request once."""
     asked = frame.select("method", "path_text", "status", _feeds(frame["query"]).alias("feed"))
-    if naming.own or not bool(asked["path_text"].str.contains(r"^[\x00-\x7f]*$").all()) or _has_breaks(asked):
+    known = asked.select("path_text").unique()
+    if naming.own or known["path_text"].str.contains(r"[^\x00-\x7f]|\n").any():  # `$` of Python matches before a break
         keys = asked.unique()
         named = [naming.event_named(path, method, status, feed) for method, path, status, feed in keys.iter_rows()]
-        both = asked.join(
-            keys.with_columns(event=pl.Series(named, dtype=pl.String)),
-            on=asked.columns,
-            how="left",
-            maintain_order="left",
-        )
-        return both["event"]
-    known = asked.select("path_text").unique()
-    return (
-        asked.join(known.with_columns(named=_by_path()), on="path_text", how="left", maintain_order="left")
-        .select(_built_in())
-        .to_series()
-    )
+        told = keys.with_columns(event=pl.Series(named, dtype=pl.String))
+        return asked.join(told, on=asked.columns, how="left", maintain_order="left")["event"]
+    told = known.with_columns(named=_by_path())
+    return asked.join(told, on="path_text", how="left", maintain_order="left").select(_built_in()).to_series()
 
 
 def _feeds(queries: pl.Series) -> pl.Series:
@@ -173,10 +195,6 @@ def _feeds(queries: pl.Series) -> pl.Series:
     if not asks.null_count():
         return asks
     return pl.Series([_FEED_QUERY.search(query) is not None for query in queries], dtype=pl.Boolean)
-
-
-def _has_breaks(asked: pl.DataFrame) -> bool:
-    return bool(asked["path_text"].str.contains("\n", literal=True).any())  # `$` of Python matches before one
 
 
 def _feed_pattern() -> str:

@@ -98,8 +98,9 @@ def _write(
 
     def write(numbered: tuple[int, Decided]) -> int:
         number, decided = numbered
-        hits.write(decided.hits(), number)
-        decisions.write(decided.decisions(), number)
+        hits.write(decided.hits(), f"import-{number:06}")
+        for part, rows in enumerate(decided.decisions()):
+            decisions.write(rows, f"import-{number:06}-{part:03}")
         return decided.frame.height
 
     done = 0

@@ -1,65 +1,107 @@
-"""Columns of texts, and lists of names and values, as one column of maps, for all rows of a frame at once."""
+"""Columns of texts, and lists of names and values, as one column of maps, for all rows of a frame at once.
+
+The names of a map are few and are written as numbers of a dictionary; texts cross over from Polars without being copied.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 import polars as pl
 import pyarrow as pa
 
-_VIEWS = pl.CompatLevel.newest()  # texts cross over to Arrow without being copied
+_VIEWS = pl.CompatLevel.newest()
 
 
-def mapped(
-    columns: Mapping[str, pl.Series], keys: pl.Series | None = None, values: pl.Series | None = None
-) -> pl.Series:
-    """A map per row: the names of the columns with their values, where these are not null, then the lists `keys` and
-    `values`, of the same lengths and without any null. No name may come twice in a row."""
+class Lists(msgspec.Struct, frozen=True):
+    """Names and texts per row: those of `names` and `texts` from `starts` on, as many as `lengths`. Rows may share them."""
+
+    names: pl.Series
+    texts: pl.Series
+    starts: pl.Series
+    lengths: pl.Series
+
+    @classmethod
+    def of(cls, keys: pl.Series, values: pl.Series) -> Lists:
+        """Two columns of lists of the same lengths, without any null."""
+        lengths = keys.list.len().cast(pl.UInt32)
+        starts = (lengths.cum_sum() - lengths).cast(pl.UInt32)
+        return cls(keys.explode(empty_as_null=False), values.explode(empty_as_null=False), starts, lengths)
+
+
+def mapped(columns: Mapping[str, pl.Series], lists: Lists | None = None) -> pa.MapArray:
+    """A map per row: the names of the columns with their values, where these are not null, then those of `lists`.
+
+    No name may come twice in a row.
+    """
     rows, wide = next(iter(columns.values())).len(), len(columns)
-    own = pl.Series(dtype=pl.String) if keys is None or values is None else keys.explode(empty_as_null=False)
-    more = pl.Series(dtype=pl.String) if values is None else values.explode(empty_as_null=False)
-    names = pl.concat([pl.Series(list(columns), dtype=pl.String), own.rename("")])
-    texts = pl.concat([*(column.rename("") for column in columns.values()), more.rename("")])
-    lengths = pl.repeat(0, rows, dtype=pl.UInt32, eager=True) if keys is None else keys.list.len()
-    places = _places(lengths, wide, rows)
-    flat_names, flat_texts = names.gather(places["name"]), texts.gather(places["text"])
+    lists = lists if lists is not None and lists.lengths.sum() > 0 else None
+    flat = [column.rename("") for column in columns.values()]
+    names, numbers = _names(list(columns), None if lists is None else lists.names)
+    places = _even_places(wide, rows) if lists is None else _places(lists, wide, rows)
+    texts = pl.concat(flat if lists is None else [*flat, lists.texts.rename("")]).gather(places["text"])
+    said = places["name"] if lists is None else numbers.gather(places["name"])
     absent = [column.is_null() for column in columns.values() if column.null_count()]
     if absent:
-        there = flat_texts.is_not_null()
-        flat_names, flat_texts = flat_names.filter(there), flat_texts.filter(there)
-    counts = wide + lengths.cast(pl.Int32) - sum(one.cast(pl.Int32) for one in absent)
-    offsets = pl.concat([pl.Series([0], dtype=pl.Int32), counts.cum_sum().cast(pl.Int32).rename("")])
-    made = pa.MapArray.from_arrays(
-        offsets.to_arrow(), *(flat.to_arrow(compat_level=_VIEWS) for flat in (flat_names, flat_texts))
-    )
-    found = pl.from_arrow(made)
-    assert isinstance(found, pl.Series)
-    return found
+        there = texts.is_not_null()
+        said, texts = said.filter(there), texts.filter(there)
+    counts = pl.repeat(wide, rows, dtype=pl.Int32, eager=True) - sum(one.cast(pl.Int32) for one in absent)
+    counts = counts if lists is None else counts + lists.lengths.cast(pl.Int32)
+    keys = pa.DictionaryArray.from_arrays(said.cast(pl.Int32).to_arrow(), pa.array(names, pa.string()))
+    return pa.MapArray.from_arrays(_offsets(counts), keys, texts.to_arrow(compat_level=_VIEWS))
 
 
-def _places(lengths: pl.Series, wide: int, rows: int) -> pl.DataFrame:
-    """Row by row, where each name and each text lies: the columns lie one below the other, all lists behind them."""
-    slots = pl.int_range(pl.len(), dtype=pl.UInt32)
-    if not lengths.sum():
-        flat = pl.DataFrame({"row": pl.int_range(rows * wide, dtype=pl.UInt32, eager=True)})
-        return flat.select(name=pl.col("row") % wide, text=pl.col("row") % wide * rows + pl.col("row") // wide)
-    counts = lengths + wide
-    each = pl.DataFrame({
-        "start": (counts.cum_sum() - counts).cast(pl.UInt32), "own": (lengths.cum_sum() - lengths).cast(pl.UInt32),
-        "count": counts,
-    }).with_row_index("row")  # fmt: skip
-    flat = each.select(pl.exclude("count").repeat_by("count").explode()).with_columns(slot=slots - pl.col("start"))
+def _names(fixed: list[str], own: pl.Series | None) -> tuple[list[str], pl.Series]:
+    """All names, and which of them each column and each own name is."""
+    first = pl.int_range(len(fixed), dtype=pl.Int32, eager=True)
+    if own is None:
+        return fixed, first
+    known = own.unique()
+    numbers = pl.int_range(len(fixed), len(fixed) + known.len(), dtype=pl.Int32, eager=True)
+    return [*fixed, *known], pl.concat([first.rename(""), own.replace_strict(known, numbers).cast(pl.Int32).rename("")])
+
+
+def _offsets(counts: pl.Series) -> pa.Array:
+    return pl.concat([pl.Series([0], dtype=pl.Int32), counts.cum_sum().cast(pl.Int32).rename("")]).to_arrow()
+
+
+def _even_places(wide: int, rows: int) -> pl.DataFrame:
+    """Row by row, where each name and each text lies: the columns lie one below the other."""
+    flat = pl.DataFrame({"at": pl.int_range(rows * wide, dtype=pl.UInt32, eager=True)})
+    return flat.select(name=pl.col("at") % wide, text=pl.col("at") % wide * rows + pl.col("at") // wide)
+
+
+def _places(lists: Lists, wide: int, rows: int) -> pl.DataFrame:
+    """The same with lists, whose names and texts lie behind the columns."""
+    counts = lists.lengths + wide
+    ends = counts.cum_sum()
+    starts = (ends - counts).cast(pl.UInt32)
+    row = pl.repeat(0, int(ends[-1]), dtype=pl.UInt32, eager=True).scatter(starts, 1).cum_sum() - 1
+    slot = pl.int_range(row.len(), dtype=pl.UInt32, eager=True) - starts.gather(row)
+    flat = pl.DataFrame({"row": row, "slot": slot, "behind": lists.starts.gather(row) + slot})
     fixed = pl.col("slot") < wide
-    behind = pl.col("own") + pl.col("slot")
     return flat.select(
-        name=pl.when(fixed).then("slot").otherwise(behind),
-        text=pl.when(fixed).then(pl.col("slot") * rows + pl.col("row")).otherwise(behind + wide * (rows - 1)),
+        name=pl.when(fixed).then("slot").otherwise("behind"),
+        text=pl.when(fixed).then(pl.col("slot") * rows + pl.col("row")).otherwise(pl.col("behind") + wide * (rows - 1)),
     )
 
 
-def no_maps(rows: int) -> pl.Series:
-    """A column of empty maps."""
-    texts = pa.array([], pa.string())
-    found = pl.from_arrow(pa.MapArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows + 1), texts, texts))
-    assert isinstance(found, pl.Series)
-    return found
+def nothing(kind: pa.DataType, rows: int) -> pa.Array:
+    """A column of empty lists or maps."""
+    offsets = pa.repeat(pa.scalar(0, pa.int32()), rows + 1)
+    if pa.types.is_map(kind):
+        return pa.MapArray.from_arrays(offsets, pa.array([], kind.key_type), pa.array([], kind.item_type))
+    return pa.ListArray.from_arrays(offsets, pa.array([], kind.value_type))
+
+
+def repeated(value: object, kind: pa.DataType, rows: int) -> pa.Array:
+    """A column of one value; a text as numbers of a dictionary, which are written many times quicker."""
+    if value is not None and (pa.types.is_string(kind) or pa.types.is_binary(kind)):
+        return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), pa.array([value], kind))
+    return pa.repeat(pa.scalar(value, kind), rows)
+
+
+def arrow(column: pl.Series) -> pa.Array:
+    """A column as it is."""
+    return column.to_arrow(compat_level=_VIEWS)

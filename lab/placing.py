@@ -38,7 +38,10 @@ LASTING = ("referrer_host", "host")  # made-up parameters that not every hit has
 class Placing:
     """Takes in frames in the columns of `WIDE`; after `place` they come back in `batches`, in the order of the log."""
 
-    def __init__(self, folder: Path, memory_gb: float = MEMORY_GB) -> None:
+    def __init__(
+        self, folder: Path, memory_gb: float = MEMORY_GB, batch_rows: int = BATCH_ROWS, piece_rows: int = PIECE_ROWS
+    ) -> None:
+        self._batch_rows, self._piece_rows = batch_rows, piece_rows
         self._spill = Spill(folder, memory_gb)
         self._narrow: list[pl.DataFrame] = []
         self._texts: dict[str, dict[str | None, int]] = {name: {None: 0} for name in LASTING}
@@ -66,7 +69,7 @@ class Placing:
         self.first_us, self.last_us = hits["time_us"][0], hits["time_us"][-1]
         self.ties = _shared(hits.select("time_us"))
         hard = self._hard(hits)
-        pieces = -(-hits.height // PIECE_ROWS)
+        pieces = -(-hits.height // self._piece_rows)
         placed = []
         for piece in range(pieces):
             visits = hits.filter(pl.col("who") % pieces == piece).sort("who", maintain_order=True)
@@ -82,7 +85,7 @@ class Placing:
         last_host. content: hex digits that make the ids those of this log.
         """
         texts = {name: pl.Series(list(self._texts[name]), dtype=pl.String) for name in LASTING}
-        for placed in self._placed.iter_slices(BATCH_ROWS):
+        for placed in self._placed.iter_slices(self._batch_rows):
             yield self._spill.rows(placed).select(
                 pl.exclude("line", "unsure", "who", *(f"last_{name}" for name in LASTING)),
                 (pl.col("pos").cast(pl.Int64) + 2).alias("seq"), _identity(content, "line").alias("hit_id"),

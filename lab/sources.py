@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from lab.blocks import Blocks, Rejected, read_block
+from lab.blocks import BLOCK_BYTES, Blocks, Rejected, read_block
 from lab.foreign import Events, Naming, own_name
-from lab.foreign_columns import with_hit
+from lab.foreign_columns import Tags, with_hit
 from lab.formats import ParsedLine, all_formats, format_named, parse_line
 from lab.formats_table import Rows
 from lab.log import LabError
@@ -46,8 +46,10 @@ class AccessLog:
 
     of_requests = True
 
-    def __init__(self, format: str, paths: list[Path], mapped: LogMap, events: Events | None) -> None:
-        self._form, self._map, self._blocks = format_named(format, TABLE_FORMATS), mapped, Blocks(paths)
+    def __init__(
+        self, format: str, paths: list[Path], mapped: LogMap, events: Events | None, block_bytes: int = BLOCK_BYTES
+    ) -> None:
+        self._form, self._map, self._blocks = format_named(format, TABLE_FORMATS), mapped, Blocks(paths, block_bytes)
         given = events.items() if isinstance(events, Mapping) else events or ()
         self._naming = Naming([*given, *mapped.events.items()])
         self._aliases = {own_name(theirs): ours for theirs, ours in mapped.parameters.items()}
@@ -66,9 +68,11 @@ class AccessLog:
     def read(self, pool: ThreadPoolExecutor) -> Iterator[Found]:
         """Frames in the columns of `placing.WIDE`, rejected lines, how many lines."""
 
+        tags = Tags()
+
         def work(block: bytes) -> Found:
             frame, rejected, lines = read_block(block, self._form)
-            made = with_hit(frame, self._naming, self._map.client, self._aliases) if frame.height else frame
+            made = with_hit(frame, self._naming, self._map.client, self._aliases, tags) if frame.height else frame
             return made, rejected, lines
 
         return ahead(pool, work, self._blocks)

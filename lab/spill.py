@@ -56,8 +56,8 @@ class Spill:
         if len(numbers) == 1:
             return self._gathered(numbers[0], found)
         found = found.with_row_index("_place")
-        parts = [self._gathered(number, found.filter(pl.col("_frame") == number)) for number in numbers]
-        return pl.concat(parts).sort("_place").drop("_place")
+        rows = pl.concat([self._gathered(number, found.filter(pl.col("_frame") == number)) for number in numbers])
+        return (rows if rows["_place"].is_sorted() else rows.sort("_place")).drop("_place")
 
     def _gathered(self, number: int, wanted: pl.DataFrame) -> pl.DataFrame:
         rows = self._frame(number)[(wanted["row"].cast(pl.Int64) - self._starts[number]).cast(pl.UInt32)]

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 import lab
 from lab.blocks import Blocks, read_block, row_of
-from lab.foreign import Naming, hit_of
+from lab.decided import Deciding
+from lab.foreign import Naming, hit_of, visitor_tag
+from lab.foreign_columns import Tags
 from lab.formats import FORMATS, ParsedLine, RejectedLine, parse_line
 from lab.importing import import_log
 from lab.log import Log
+from lab.mapping import LogMap
+from lab.placing import Placing
+from lab.reading import Reading
+from lab.sources import AccessLog
 from service.engine.parse import parameters
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -157,6 +165,46 @@ def test_visitors_that_are_forgotten_remembered_or_hard_are_decided_as_by_the_en
     assert verdicts["rejected"] >= 2
     own = log.decisions.filter(pl.col("visitor") != "").collect()
     assert own.filter(pl.col("new_visitor")).height >= 6
+
+
+def decided(folder: Path, block_bytes: int, memory_gb: float, batch_rows: int, piece_rows: int) -> list[dict[str, Any]]:
+    """The decisions of x.log, made in pieces of these sizes."""
+    source = AccessLog("combined", [folder / "x.log"], LogMap(), None, block_bytes)
+    with Placing(folder, memory_gb, batch_rows, piece_rows) as placing, ThreadPoolExecutor(2) as pool:
+        Reading(folder).read(source.read(pool), placing)
+        placing.place(90 * 86_400_000_000)
+        deciding = Deciding(source.rulebook(), of_requests=True)
+        rows = [
+            row
+            for batch in placing.batches(source.content)
+            for rows in deciding.decide(batch).decisions()
+            for row in rows.select(["seq", "visitor", "new_visitor", "fields", "params"]).to_pylist()
+        ]
+    for row in rows:
+        row["fields"], row["params"] = sorted(row["fields"]), sorted(row["params"])
+    return sorted(rows, key=lambda row: row["seq"])
+
+
+def test_the_sizes_of_pieces_and_what_waits_on_disk_change_nothing(tmp_path: Path) -> None:
+    # given visitors who come back with new parameters, in no order
+    draw = random.Random(11)
+    lines = [
+        at(draw.random() * 2_000, draw.choice(("", "", f"?a={n}", f"?b{n % 7}={n}")), f"192.0.2.{draw.randrange(9)}")
+        for n in range(300)
+    ]
+    (tmp_path / "x.log").write_bytes(b"\n".join(lines) + b"\n")
+
+    # when they are decided at once, and in small pieces that wait on disk, then nothing is different
+    whole = decided(tmp_path, 1 << 20, 1.0, 1_000, 1_000)
+    assert decided(tmp_path, 900, 0.0, 7, 50) == whole
+    assert len(whole) == 300 and sum(row["new_visitor"] for row in whole) > 9
+
+
+def test_tags_are_those_of_one_request_however_few_are_remembered() -> None:
+    people = pl.DataFrame({"address": [f"192.0.2.{n % 50}" for n in range(200)], "user_agent": ["A", "B"] * 100})
+    tags = Tags(many=3)
+    for frame in people.iter_slices(40):
+        assert tags.of(frame).to_list() == [visitor_tag(*row) for row in frame.rows()]
 
 
 @pytest.mark.parametrize("name", ["apache_combined.log", "hackers_combined.log"])
