@@ -228,13 +228,13 @@ def verify_command(
 _SPANS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
-def late_span(text: str) -> int:
-    """`15m` in microseconds. Raises LabError."""
+def late_span(text: str, option: str = "--late", zero: str = "0 for never") -> int:
+    """`15m` in microseconds. zero: what 0 means. Raises LabError."""
     number, unit = text[:-1], text[-1:]
     if text == "0":
         return 0
     if unit not in _SPANS_S or not (number.isascii() and number.isdigit() and len(number) < 7):
-        raise LabError(f"--late {text!r} is no span; write 90s, 15m, 2h or 1d, or 0 for never")
+        raise LabError(f"{option} {text!r} is no span; write 90s, 15m, 2h or 1d, or {zero}")
     return int(number) * _SPANS_S[unit] * 1_000_000
 
 

@@ -11,8 +11,9 @@ import ipaddress
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -26,6 +27,16 @@ TIMEOUT = timedelta(seconds=30)
 _HIT_ID = re.compile(r"[0-9a-f]{32}\Z")
 
 Progress = Callable[[int, int], None]  # answered so far, of how many
+
+
+class Clock(NamedTuple):
+    """What the planned times are kept by: seconds that never fall, and how to wait."""
+
+    now_s: Callable[[], float] = time.perf_counter
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+REAL = Clock()
 
 
 class LoadError(ValueError):
@@ -92,13 +103,25 @@ async def drive_async(
     waits_s: Sequence[float] = WAITS_S,
 ) -> LoadReport:
     """As `drive`, inside a running event loop."""
-    base = _loopback(base_url)
+    return await send_all(_loopback(base_url), requests, connections, progress, speed, waits_s)
+
+
+async def send_all(
+    base: str,
+    requests: Sequence[Request],
+    connections: int,
+    progress: Progress | None,
+    speed: float | None,
+    waits_s: Sequence[float],
+    clock: Clock = REAL,
+) -> LoadReport:
+    """As `drive`, to an address that the caller has checked."""
     if connections < 1 or (speed is not None and speed <= 0):
         raise LoadError(f"connections={connections}, speed={speed}: both must be above 0")
     order = _Order(requests)
     builder = ClientBuilder().no_proxy().follow_redirects(False).max_connections(connections).timeout(TIMEOUT)
     async with builder.build() as client:
-        driver = _Driver(base, client, requests, order, progress, speed, waits_s)
+        driver = _Driver(base, client, requests, order, progress, speed, waits_s, clock)
         started = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for _ in range(connections):
@@ -109,14 +132,15 @@ async def drive_async(
 def _loopback(base_url: str) -> str:
     parts = urlsplit(base_url)
     host = parts.hostname or ""
-    if parts.scheme != "http" or not _is_loopback(host):
+    if parts.scheme != "http" or not is_loopback(host):
         raise LoadError(
             f"{base_url!r}: generated traffic goes to this machine only; use an address such as http://127.0.0.1:8700"
         )
     return base_url.rstrip("/")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether this is the machine itself."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -164,12 +188,14 @@ class _Driver:
         progress: Progress | None,
         speed: float | None,
         waits_s: Sequence[float],
+        clock: Clock,
     ) -> None:
         self.base, self.client, self.requests, self.order = base, client, requests, order
         self.progress, self.speed, self.waits_s = progress, speed, waits_s
         self.receipts: dict[int, Receipt] = {}
         self.ids: dict[int, str] = {}
-        self.started = time.perf_counter()
+        self.clock = clock
+        self.started = clock.now_s()
         self.gave_up = (
             False  # since a request ran out of tries, until any answer: do not wait as long for each other one
         )
@@ -191,7 +217,7 @@ class _Driver:
     async def _until_due(self, request: Request) -> None:
         if self.speed is not None:
             due_s = self.started + request.offset_us / 1_000_000 / self.speed
-            await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+            await self.clock.sleep(max(0.0, due_s - self.clock.now_s()))
 
     async def _deliver(self, index: int) -> Receipt:
         """Send one request until it is answered or its tries are used up."""

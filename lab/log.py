@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lab.funnel import Funnel
     from lab.imported import ImportReport
     from lab.replay import Run
+    from lab.send import SendReport
     from lab.verify import Verification
     from service.engine import Rulebook
 
@@ -247,6 +248,13 @@ class Log:
         from lab.verify import verify
 
         return verify(self, received, rules, **how)
+
+    def send(self, to: str, **how: Any) -> SendReport:
+        """Send the requests to a staging service, marked as tests: see `lab.send.send`, also for speed, gap_cap_s, limit,
+        dry_run, run and production."""
+        from lab.send import send
+
+        return send(self, to, **how)
 
     def digest(self) -> str:
         """The digest of the stored decisions with their postbacks: see `lab.digest`."""

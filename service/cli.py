@@ -34,6 +34,7 @@ LATE = {
     "replay": ("lab.commands", "replay_command"),
     "verify": ("lab.commands", "verify_command"),
     "explain": ("lab.commands", "explain_command"),
+    "send": ("lab.send_command", "send_command"),
     "funnel": ("lab.funnel_command", "funnel_command"),
     "import": ("lab.importing", "import_command"),
 }

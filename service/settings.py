@@ -56,6 +56,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Address on which the web process listens."""
     port: int = 8700
     """Port on which the web process listens."""
+    public_url: str = ""
+    """Address of the service as the world calls it, such as https://track.example; `backtrack send` refuses it."""
     web_workers: int = 1
     """Web processes behind the port."""
     partitions: int = 16
