@@ -1,4 +1,4 @@
-"""The engine as machine code, where it was compiled: the same files, the same decisions, in two thirds of the time.
+"""The engine as machine code, where it was compiled: the same files, the same decisions, in less time.
 
 `python -m service.compile` makes it, into a folder of its own. That folder is looked into before the sources, but only if
 it was made from exactly the sources that stand here, by this Python: what was edited since runs from its source. Modules
