@@ -15,7 +15,7 @@ from lab.studio_check import Trouble
 from lab.studio_newest import Newest
 from lab.studio_page import trouble_html
 from lab.studio_style import STYLE
-from lab.studio_widgets import checkbox, column, dropdown, field, row, text_field
+from lab.studio_widgets import Quiet, checkbox, column, dropdown, field, row, text_field
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,6 +33,10 @@ class FunnelExplorer:
 
     log: from `lab.open`. steps and keys: what to begin with, as for `log.funnel`; without steps the three most frequent
     events. Without a browser: `set`, `funnel` (waited for), `frame` and `chart` of the chosen view, `code`, `trouble`.
+
+    >>> explorer = lab.FunnelExplorer(log, "click", "registration")
+    >>> explorer.set(within="12h").funnel.within
+    '12h'
     """
 
     def __init__(self, log: Log, *steps: str, **keys: Any) -> None:
@@ -40,7 +44,7 @@ class FunnelExplorer:
         self.trouble = ""
         self._funnel: Funnel | None = None
         self._other: Funnel | None = None
-        self._loading = False
+        self._quiet = Quiet()
         self._known = _known(log)
         self._build()
         self._newest = Newest(self._failed, "funnel explorer")
@@ -84,22 +88,29 @@ class FunnelExplorer:
         self.widget = column(w.HTML(STYLE), head, answer, css="bt-studio")
 
     def set(self, **keys: Any) -> FunnelExplorer:
-        """Change what is asked: steps, within, by, client, mode, exclude, where, against (a second `where`), view, ties."""
+        """Change what is asked: steps, within, by, client, mode, exclude, where, against (a second `where`), view, ties.
+
+        >>> explorer.set(client="acme").funnel.client
+        'acme'
+        >>> explorer.set(client=None).funnel.client
+        ''
+        """
         widgets = {name: getattr(self, name) for name in ("steps", *_KEYS, "against", "view", "ties")}
-        self._loading = True
-        try:
+        with self._quiet:
             for key, value in keys.items():
                 if key not in widgets:
                     raise LabError(f"{key!r} is nothing that a funnel asks; known are {', '.join(widgets)}")
                 _put(widgets[key], key, value)
-        finally:
-            self._loading = False
         self._changed(None)
         return self
 
     @property
     def asked(self) -> tuple[list[str], dict[str, Any]]:
-        """Steps and keys for `log.funnel`; keys at their default are left out."""
+        """Steps and keys for `log.funnel`; keys at their default are left out.
+
+        >>> explorer.asked[0]
+        ['click', 'registration']
+        """
         values: dict[str, Any] = {
             "within": self.within.value.strip(), "by": self.by.value, "client": self.client.value,
             "mode": self.mode.value, "exclude": list(self.exclude.value), "where": self.where.value.strip(),
@@ -109,7 +120,11 @@ class FunnelExplorer:
 
     @property
     def code(self) -> str:
-        """The line of Python that asks the same."""
+        """The line of Python that asks the same.
+
+        >>> explorer.code.startswith("log.funnel(")
+        True
+        """
         steps, keys = self.asked
         return _call(steps, keys) + (
             f".beside({_call(steps, keys | {'where': self.against.value.strip()})})"
@@ -119,7 +134,11 @@ class FunnelExplorer:
 
     @property
     def funnel(self) -> Funnel:
-        """The funnel that is asked, waited for. Raises LabError with the words of `trouble`."""
+        """The funnel that is asked, waited for. Raises LabError with the words of `trouble`.
+
+        >>> explorer.funnel.steps
+        ('click', 'registration')
+        """
         self._newest.settle()
         if self._funnel is None or self.trouble:
             raise LabError(self.trouble or "the explorer is closed; open another one")
@@ -127,20 +146,31 @@ class FunnelExplorer:
 
     @property
     def frame(self) -> pl.DataFrame:
-        """The numbers of the chosen view, waited for."""
+        """The numbers of the chosen view, waited for.
+
+        >>> explorer.frame.height > 0
+        True
+        """
         return self._view(self.funnel)[1]
 
     @property
     def chart(self) -> Chart | None:
-        """The picture of the chosen view, waited for; None for those who left."""
+        """The picture of the chosen view, waited for; None for those who left.
+
+        >>> explorer.chart is None or explorer.chart.frame.height > 0
+        True
+        """
         return self._view(self.funnel)[0]
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread.
+
+        >>> lab.FunnelExplorer(log).close()
+        """
         self._newest.close()
 
     def _changed(self, _: Any) -> None:
-        if not self._loading:
+        if not self._quiet.on:
             self.body.add_class("bt-stale")
             self._newest.ask(self._ask)
 

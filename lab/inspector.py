@@ -15,7 +15,7 @@ from lab.studio_check import Trouble
 from lab.studio_newest import Newest
 from lab.studio_page import readable, trouble_html
 from lab.studio_style import STYLE
-from lab.studio_widgets import column, field, row, text_field
+from lab.studio_widgets import Quiet, column, field, row, text_field
 
 if TYPE_CHECKING:
     from lab.log import Log
@@ -29,6 +29,10 @@ class Inspector:
 
     log: from `lab.open`, with decisions. asked: whom to begin with, as for `look`. Without a browser: `look`, `choose`, and
     then `visitor`, `timeline`, `lineage`, `postbacks`, `story` and `notes`, each waited for; `trouble` is what went wrong.
+
+    >>> inspector = lab.Inspector(log, run.postbacks["hit_id"][0])
+    >>> inspector.trouble
+    ''
     """
 
     def __init__(self, log: Log, asked: str = "") -> None:
@@ -36,7 +40,7 @@ class Inspector:
         self.trouble = ""
         self._found = pl.DataFrame()
         self._seen: Inspected | None = None
-        self._loading = False
+        self._quiet = Quiet()
         self.asked = text_field("a hit id, a visitor, a postback id, uid:anna, click_id:..., txid:...")
         self.asked.continuous_update = False
         self.asked.add_class("bt-code")
@@ -62,14 +66,22 @@ class Inspector:
         return column(w.HTML(STYLE), head, w.HBox([side, answer]), css="bt-studio")
 
     def look(self, asked: str) -> Inspector:
-        """Look for a hit id, a visitor, a postback id, or a value of uid, click_id, tag_id or txid, such as `uid:anna`."""
+        """Look for a hit id, a visitor, a postback id, or a value of uid, click_id, tag_id or txid, such as `uid:anna`.
+
+        >>> inspector.look(run.postbacks["hit_id"][0]).trouble
+        ''
+        """
         if self.asked.value == asked:
             self._newest.ask(self._search)
         self.asked.value = asked
         return self
 
     def choose(self, hit_id: str) -> Inspector:
-        """Another hit of the visitor. Raises LabError if it has no such hit."""
+        """Another hit of the visitor. Raises LabError if it has no such hit.
+
+        >>> inspector.choose(run.postbacks["hit_id"][0]).trouble
+        ''
+        """
         if hit_id not in self.timeline["hit_id"]:
             raise LabError(f"visitor {self.visitor} has no hit {hit_id!r}; its hits are in timeline")
         self.hits.value = hit_id
@@ -77,43 +89,74 @@ class Inspector:
 
     @property
     def visitor(self) -> str:
-        """The id of the visitor."""
+        """The id of the visitor.
+
+        >>> len(inspector.visitor)
+        32
+        """
         return self._inspected.visitor
 
     @property
     def visitors(self) -> pl.DataFrame:
-        """Everybody who was found: visitor, client, hits, first, last."""
+        """Everybody who was found: visitor, client, hits, first, last.
+
+        >>> inspector.visitors.columns
+        ['visitor', 'client', 'hits', 'first', 'last']
+        """
         self._newest.settle()
         return self._found
 
     @property
     def timeline(self) -> pl.DataFrame:
-        """hit_id, time, event, verdict, affiliate, fired, amount, visitor; in log order."""
+        """hit_id, time, event, verdict, affiliate, fired, amount, visitor; in log order.
+
+        >>> inspector.timeline.columns
+        ['hit_id', 'time', 'event', 'verdict', 'affiliate', 'fired', 'amount', 'visitor']
+        """
         return self._inspected.timeline
 
     @property
     def lineage(self) -> pl.DataFrame:
-        """hit_id, name, value, origin (`this hit`, `remembered`), from_hit, from_time, from_event of every value."""
+        """hit_id, name, value, origin (`this hit`, `remembered`), from_hit, from_time, from_event of every value.
+
+        >>> inspector.lineage.columns
+        ['hit_id', 'name', 'value', 'origin', 'from_hit', 'from_time', 'from_event']
+        """
         return self._inspected.lineage
 
     @property
     def postbacks(self) -> pl.DataFrame:
         """The promises of these hits: hit_id, postback_id, trigger, recipient, state, verb, url, body, payout, currency,
-        tries, result (of the last try)."""
+        tries, result (of the last try).
+
+        >>> inspector.postbacks.columns[-4:]
+        ['payout', 'currency', 'tries', 'result']
+        """
         return self._inspected.postbacks
 
     @property
     def story(self) -> Story | None:
-        """All about the chosen hit, see service/engine/explain.py; None where its rulebook is not known."""
+        """All about the chosen hit, see service/engine/explain.py; None where its rulebook is not known.
+
+        >>> inspector.story.verdict
+        'accepted'
+        """
         return self._inspected.stories.get(self.hits.value or "")
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What makes this less than certain."""
+        """What makes this less than certain.
+
+        >>> inspector.notes
+        ()
+        """
         return tuple(self._inspected.notes)
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread.
+
+        >>> lab.Inspector(log).close()
+        """
         self._newest.close()
 
     @property
@@ -134,7 +177,9 @@ class Inspector:
             for one in found.iter_rows(named=True)
         ]
         self._found, self.trouble, self.said.value = found, "", ""
-        self._load(lambda: setattr(self.who, "options", options))
+        with self._quiet:
+            self.who.options = options
+            self.who.value = options[0][1]
         self._look_at(options[0][1], asked.removeprefix("hit:"))
 
     def _look_at(self, visitor: str, hit_id: str = "") -> None:
@@ -144,11 +189,9 @@ class Inspector:
         fired = seen.timeline.filter(pl.col("fired").list.len() > 0)["hit_id"].to_list()
         chosen = hit_id if hit_id in ids else (posted or fired or ids)[-1]
 
-        def put() -> None:
+        with self._quiet:
             self.hits.options = [(_line(one), one["hit_id"]) for one in seen.timeline.iter_rows(named=True)]
             self.hits.value = chosen
-
-        self._load(put)
         first, last = seen.timeline["time"][0], seen.timeline["time"][-1]
         firings = int(seen.timeline["fired"].list.len().sum())
         self.headline.value = (
@@ -158,20 +201,12 @@ class Inspector:
         self._show()
 
     def _turned(self, change: Any) -> None:
-        if self._loading or not change["new"]:
+        if self._quiet.on or not change["new"]:
             return
         if change["owner"] is self.who:
             self._newest.ask(lambda: self._look_at(change["new"]))
         else:
             self._newest.ask(self._show)
-
-    def _load(self, put: Any) -> None:
-        """Change widgets without being told of it."""
-        self._loading = True
-        try:
-            put()
-        finally:
-            self._loading = False
 
     def _show(self) -> None:
         seen, hit_id = self._seen, self.hits.value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
@@ -14,8 +15,8 @@ from lab.studio_check import Checked, Trouble, check
 from lab.studio_draft import Draft, draft_of, read_draft
 from lab.studio_form import Form
 from lab.studio_ground import Ground
-from lab.studio_page import body_html, count_html, progress_html
-from lab.studio_run import Runner, Screen
+from lab.studio_page import body_html, count_html, progress_html, trouble_html
+from lab.studio_run import CLOSED, Runner, Screen
 from lab.studio_style import STYLE
 from lab.studio_text import drafts_in
 from lab.studio_widgets import column
@@ -25,6 +26,9 @@ from service.engine.rulebook import Trigger
 
 if TYPE_CHECKING:
     from lab.log import Log
+
+MOST_OPEN = 2
+_OPEN: list[Studio] = []
 
 
 class Studio(Screen):
@@ -59,6 +63,7 @@ class Studio(Screen):
         self._put(self._first(trigger))
         self._runner = Runner(log, self._rulebook, self)
         self._runner.ask(self._checked)
+        _remember(self)
         self.form.toml.observe(self._pasted, "value")
 
     @property
@@ -94,8 +99,8 @@ class Studio(Screen):
     def toml(self) -> str:
         """The draft as it stands in a rulebook; set it to paste one in.
 
-        >>> studio.toml.splitlines()[-1]
-        'when = "amount >= 100"'
+        >>> print(studio.toml.splitlines()[0])
+        [[trigger]]
         """
         return self.draft.toml
 
@@ -146,7 +151,7 @@ class Studio(Screen):
         self._right()
         answer, _, failure = self._runner.settle()
         if answer is None:
-            raise LabError(failure or "the studio is closed; open another one")
+            raise LabError(failure)
         return answer
 
     @property
@@ -172,9 +177,10 @@ class Studio(Screen):
     def close(self) -> None:
         """Give back the memory that the log takes.
 
-        >>> lab.Studio(log).close()
+        >>> studio.close()  # doctest: +SKIP
         """
         self._runner.close()
+        self.count.value = f'<div class="bt-q">{CLOSED}</div>'
 
     def _right(self) -> tuple[Trigger, Rulebook]:
         checked = self._checked
@@ -213,6 +219,8 @@ class Studio(Screen):
         self.form.offer(list(self._base.clients), list(self._base.affiliates), self._events())
         self.form.after.allowed_tags = [name for _, name in self._events()]
         self.form.judge(self._checked)
+        if self._checked.troubles:
+            self.body.add_class("bt-stale")  # what is below belongs to the last whole draft
         self.form.suggest(self.completions())
 
     def _typed(self) -> None:
@@ -265,7 +273,7 @@ class Studio(Screen):
         self.body.remove_class("bt-stale")
 
     def failed(self, says: str) -> None:
-        self.count.value = f'<div class="bt-trouble">{says}</div>'
+        self.count.value = trouble_html((Trouble("", says),))
 
     def _repr_mimebundle_(self, **how: Any) -> Any:
         return self.widget._repr_mimebundle_(**how)
@@ -273,3 +281,18 @@ class Studio(Screen):
     def __repr__(self) -> str:
         wrong = f", {len(self.troubles)} wrong" if self.troubles else ""
         return f"Studio of {self.log.path}: {self.draft.name} on {self.draft.on} of {self.draft.client}{wrong}"
+
+
+def _remember(studio: Studio) -> None:
+    """Close the oldest if too many are open: a cell that is run again would take the memory of its log again."""
+    if not _OPEN:
+        atexit.register(_close_all)
+    _OPEN.append(studio)
+    while len(_OPEN) > MOST_OPEN:
+        _OPEN.pop(0).close()
+
+
+def _close_all() -> None:
+    """Before the interpreter ends: a thread that is cut off in the middle of a query takes it down."""
+    while _OPEN:
+        _OPEN.pop().close()

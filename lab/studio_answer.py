@@ -41,10 +41,11 @@ _ROWS: dict[str, Any] = {
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What a draft would have done on the log. Tests are left out.
 
-    exact: every visitor was asked, else one in `share`. asked: counted events of the trigger's kind. fired: how many fire;
-    margin: how far off that may be (95 %), 0 if exact. stages: stage, stopped, left, in the engine's order, the last is
-    `fired`. affiliates: affiliate, firings, payout, currency, most firings first. money: by currency. visitors: for whom
-    it fires. rows: every event asked, in the columns of `_ROWS`. seconds: how long it took.
+    draft, trigger, rulebook: what was asked. exact: every visitor was asked, else one in `share`. asked: counted events of
+    the trigger's kind. fired: how many fire; margin: how far off that may be (95 %), 0 if exact. stages: stage, stopped,
+    left, in the engine's order, the last is `fired`. affiliates: affiliate, firings, payout, currency, most firings first.
+    money: by currency. visitors: for whom it fires. rows: every event asked, in the columns of `_ROWS`. seconds: how long
+    it took.
 
     >>> answer = studio.result
     >>> answer.affiliates.columns

@@ -25,7 +25,12 @@ MISSES = 5
 class Case(msgspec.Struct, frozen=True):
     """One event. stage: `fired`, or where it stopped; says: why, in the engine's words.
 
-    time_us: of the hit. postbacks: what would be sent. story: all about the hit.
+    hit_id, time_us: of the hit. affiliate, visitor: its own. event: its parameters, name to value. postbacks: what
+    would be sent. story: all about the hit.
+
+    >>> case = studio.cases[0]
+    >>> len(case.postbacks)
+    2
     """
 
     hit_id: str

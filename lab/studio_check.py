@@ -18,9 +18,14 @@ _TRIGGER_KEY = re.compile(r"trigger\[(\d+)\]\.?([a-z]*)")
 
 
 class Trouble(msgspec.Struct, frozen=True):
-    """One thing that is wrong. field: a key of the trigger, `template AFFILIATE`, or "" for the rulebook around it.
+    """One thing that is wrong.
+
+    says: what, in words. field: a key of the trigger, `template AFFILIATE`, or "" for the rulebook around it.
 
     column: from 1, where in the condition; 0 if it is nowhere in particular.
+
+    >>> studio.set(when="amount > ").troubles[0].column
+    10
     """
 
     field: str
@@ -28,7 +33,14 @@ class Trouble(msgspec.Struct, frozen=True):
     column: int = 0
 
     def caret(self, text: str) -> str:
-        """The text and below it a caret at the column; "" without one."""
+        """The text and below it a caret at the column; "" without one.
+
+        >>> print(studio.set(when="amount > > 1").troubles[0].caret("amount > > 1"))
+        amount > > 1
+                 ^
+        >>> studio.set(when="amount >= 100").troubles
+        ()
+        """
         if not self.column:
             return ""
         before, _, _ = text[: self.column - 1].rpartition("\n")

@@ -16,14 +16,26 @@ from service.engine.document import nearest
 Values = dict[str, Any]
 
 _LISTS = ("after", "to")
-_TABLES = ("cap", "payout")
+_TEXT = (str, "text in quotes")
+_KINDS: dict[str, tuple[Any, str]] = {
+    **dict.fromkeys(("name", "client", "on", "within", "when", "once", "method"), _TEXT),
+    **dict.fromkeys(_LISTS, ((list, tuple), "a list of names")),
+    **dict.fromkeys(("cap", "payout", "templates"), (Mapping, "a table")),
+    "sample": (int, "a whole number"),
+    "paused": (bool, "true or false"),
+}
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
     """A trigger as it is typed: the keys of `[[trigger]]`, durations and conditions as texts, not yet checked.
 
-    begins, until: the keys `from` and `until`. templates: the address that an affiliate gets for this trigger alone, by
+    name, client, on, after, within, when, sample, once, cap, payout, method, to, paused: the keys of these names. begins,
+    until: the keys `from` and `until`. templates: the address that an affiliate gets for this trigger alone, by
     affiliate: `[affiliate.NAME.for.CLIENT.TRIGGER]`. A key with its default is not written.
+
+    >>> draft = studio.draft
+    >>> draft.client, draft.on
+    ('acme', 'sale')
     """
 
     name: str = "draft"
@@ -45,7 +57,11 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def values(self) -> Values:
-        """The keys of `[[trigger]]` that are not at their default, in their usual order."""
+        """The keys of `[[trigger]]` that are not at their default, in their usual order.
+
+        >>> list(studio.draft.values)[:3]
+        ['name', 'client', 'on']
+        """
         found: Values = {"name": self.name, "client": self.client, "on": self.on}
         for field in msgspec.structs.fields(self):
             value = getattr(self, field.name)
@@ -55,21 +71,38 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def own_toml(self) -> str:
-        """The table `[[trigger]]`."""
+        """The table `[[trigger]]`.
+
+        >>> studio.draft.own_toml.splitlines()[0]
+        '[[trigger]]'
+        """
         return "\n".join(["[[trigger]]", *(f"{key} = {literal(value)}" for key, value in self.values.items())]) + "\n"
 
     def address_toml(self, affiliate: str) -> str:
-        """The table with the address of an affiliate for this trigger alone."""
+        """The table with the address of an affiliate for this trigger alone.
+
+        >>> draft = studio.draft.changed(name="x", templates={"bestodds": "http://bestodds.example/?c={sub1}"})
+        >>> draft.address_toml("bestodds").splitlines()[0]
+        '[affiliate.bestodds.for.acme.x]'
+        """
         path = ".".join(_key(part) for part in ("affiliate", affiliate, "for", self.client, self.name))
         return f"[{path}]\nwebhook = {literal(self.templates[affiliate])}\n"
 
     @property
     def toml(self) -> str:
-        """As it stands in a rulebook."""
+        """As it stands in a rulebook.
+
+        >>> studio.draft.toml == studio.toml
+        True
+        """
         return "\n".join([self.own_toml, *map(self.address_toml, self.templates)])
 
     def changed(self, **values: Any) -> Draft:
-        """The same with other values. Raises LabError for a key that a trigger does not have."""
+        """The same with other values. Raises LabError for a key that a trigger does not have.
+
+        >>> studio.draft.changed(once="visitor").once
+        'visitor'
+        """
         known = {field.encode_name: field.name for field in msgspec.structs.fields(self)}
         made: Values = {}
         for key, value in values.items():
@@ -81,12 +114,15 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _shaped(name: str, value: Any) -> Any:
-    """A value as a draft holds it: one name for a list of one, None for nothing."""
+    """A value as a draft holds it: one name for a list of one, the default for None. Raises LabError for another kind."""
     if value is None:
-        return next(_default(field) for field in msgspec.structs.fields(Draft) if field.name == name)
-    if name in _LISTS:
-        return (value,) if isinstance(value, str) else tuple(value)
-    return dict(value) if name in _TABLES or name == "templates" else value
+        return _default(next(field for field in msgspec.structs.fields(Draft) if field.name == name))
+    kind, says = _KINDS.get(name, (object, ""))
+    if name in _LISTS and isinstance(value, str):
+        return (value,)
+    if not isinstance(value, kind) or (name in _LISTS and not all(isinstance(one, str) for one in value)):
+        raise LabError(f"{name} is {value!r}; write {says}")
+    return tuple(value) if name in _LISTS else dict(value) if kind is Mapping else value
 
 
 def _default(field: Any) -> Any:

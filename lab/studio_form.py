@@ -10,7 +10,7 @@ import ipywidgets as w
 from lab.studio_check import Checked
 from lab.studio_draft import Draft
 from lab.studio_page import trouble_html
-from lab.studio_widgets import WIDE, checkbox, column, dropdown, field, row, text_field
+from lab.studio_widgets import WIDE, Quiet, checkbox, column, dropdown, field, row, text_field
 from lab.studio_words import MOST
 
 METHODS = ("webhook", "email", "javascript", "pixel")
@@ -22,7 +22,7 @@ class Form:
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
-        self._loading = False
+        self._quiet = Quiet()
         self._draft = Draft()
         self.name = text_field("first-deposit")
         self.client = dropdown([])
@@ -95,8 +95,7 @@ class Form:
 
     def offer(self, clients: Sequence[str], affiliates: Sequence[str], events: Sequence[tuple[str, str]]) -> None:
         """What can be chosen. events: (label, name)."""
-        self._loading = True
-        try:
+        with self._quiet:
             self.client.options = _with(clients, self._draft.client)
             chosen = self.affiliate.value
             self.affiliate.options = list(affiliates)
@@ -105,13 +104,11 @@ class Form:
             more = [] if self._draft.on in names or not self._draft.on else [(self._draft.on, self._draft.on)]
             self.on.options = [*events, *more]
             self.on.value = self._draft.on or (names[0] if names else None)
-        finally:
-            self._loading = False
 
     def put(self, draft: Draft) -> None:
         """Show a draft."""
-        self._draft, self._loading = draft, True
-        try:
+        self._draft = draft
+        with self._quiet:
             self.name.value, self.within.value, self.condition.value = draft.name, draft.within, draft.when
             self.client.options = _with(self.client.options, draft.client)
             self.client.value = draft.client or None
@@ -129,8 +126,6 @@ class Form:
             self.to_client.value, self.to_affiliate.value = "client" in draft.to, "affiliate" in draft.to
             self._show_template()
             self.toml.value = draft.toml
-        finally:
-            self._loading = False
 
     def _put_payout(self, draft: Draft) -> None:
         kind = next((kind for kind in ("fixed", "percent") if kind in draft.payout), "none")
@@ -213,29 +208,23 @@ class Form:
         self.condition.value = self._offered[self.chips.children.index(button)]
 
     def _told(self, change: Any) -> None:
-        if self._loading:
+        if self._quiet.on:
             return
         self._draft = self.draft
         self._changed()
 
     def _turned(self, change: Any) -> None:
         """Another affiliate is chosen: its address is shown."""
-        if not self._loading:
-            self._loading = True
-            try:
+        if not self._quiet.on:
+            with self._quiet:
                 self._show_template()
-            finally:
-                self._loading = False
             self._changed()
 
     def follow(self) -> None:
         """Show the TOML of what the widgets say, and what can be filled in for the chosen payout."""
-        self._loading = True
-        try:
+        with self._quiet:
             self._put_payout(self._draft)
             self.toml.value = self._draft.toml
-        finally:
-            self._loading = False
 
 
 def _chip(clicked: Callable[[Any], None]) -> Any:

@@ -22,12 +22,13 @@ def count_html(answer: Answer) -> str:
     badge = "bt-exact" if answer.exact else "bt-sample"
     money = " · ".join(money_text(amount, code, answer.exact) for code, amount in answer.money.items())
     about = "" if answer.exact else "about "
+    then = "" if answer.exact else " · everybody is being counted …"
     return (
         f'<b>{answer.fired:,}</b> <span>{"firing" if answer.fired == 1 else "firings"}</span>'
         f'<span class="bt-badge {badge}">{escape(answer.certainty)}</span>'
         f"<div>{about}{answer.visitors:,} {'visitor' if answer.visitors == 1 else 'visitors'} of client "
         f"{escape(answer.draft.client)}{f', worth <strong>{money}</strong>' if money else ', no payout'} "
-        f'<span>· {_seconds(answer.seconds)}</span></div>'
+        f"<span>· {_seconds(answer.seconds)}{then}</span></div>"
     )  # fmt: skip
 
 

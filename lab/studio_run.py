@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from service.engine import Rulebook
 
 TYPING_S = 0.05  # a pause that ends a burst of keys
+CLOSED = "this studio is closed; open another one"
 IDLE_S = 0.25  # how long nobody has typed before the exact answer is worked out
 
 
@@ -64,6 +65,8 @@ class Runner:
         """Wait until the newest draft has its exact answer: the answer, its cases, and what failed in words."""
         with self._news:
             self._news.wait_for(lambda: self._settled == self._number or self._closed, timeout_s)
+            if self._closed:
+                return None, (), CLOSED
             return self._last, self._cases, self._failure
 
     def close(self) -> None:

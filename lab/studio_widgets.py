@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import local
 from typing import Any
 
 import ipywidgets as w
 
 WIDE = "100%"
+
+
+class Quiet(local):
+    """`with quiet:` widgets are changed without telling, in this thread alone: what a person types meanwhile is heard."""
+
+    on = False
+
+    def __enter__(self) -> None:
+        self.on = True
+
+    def __exit__(self, *_: object) -> None:
+        self.on = False
 
 
 def text_field(placeholder: str, width: str = WIDE) -> Any:

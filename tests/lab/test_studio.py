@@ -247,6 +247,8 @@ def test_unknown_triggers_keys_and_texts_are_named_in_one_line(studio: Studio, w
         studio.set(wen="x")
     with pytest.raises(LabError, match="this is no TOML"):
         studio.toml = "[[trigger"
+    with pytest.raises(LabError, match="after is 3; write a list of names"):
+        studio.toml = "[[trigger]]\nafter = 3"
     with pytest.raises(LabError, match="names no rulebook; give one with rules"):
         Studio(week)
 
@@ -259,6 +261,22 @@ def test_without_rules_the_newest_rulebook_of_the_log_is_edited(tmp_path: Path, 
     assert studio.draft.when == 'amount >= 90 and country == "DE"'
     assert by_studio(studio.result) == by_replay(studio.log, studio.rulebook(), "deposit")
     studio.close()
+
+
+def test_a_studio_that_was_closed_says_so_and_a_third_one_closes_the_first(tmp_path: Path, past: Past) -> None:
+    # given two that are open
+    log = lab.open(past.store(tmp_path / "tables"))
+    first, second = Studio(log), Studio(log, trigger="order")
+    assert first.result.exact
+    # when a third one is opened
+    third = Studio(log)
+    # then the first is closed and the others are not
+    with pytest.raises(LabError, match="this studio is closed; open another one"):
+        _ = first.result
+    assert "this studio is closed" in first.count.value
+    assert by_studio(second.result) == by_replay(log, second.rulebook(), "order")
+    second.close()
+    third.close()
 
 
 def test_a_trigger_keeps_its_place_and_the_comments_around_it() -> None:
