@@ -15,6 +15,7 @@ import polars as pl
 
 from lab.compare_cases import PLAIN, Case, differences_of, explain_cases, sample, whole_case
 from lab.compare_runs import Side, run_both, run_shuffled
+from lab.log import LabError
 from lab.replay import Progress, Rules, Run, rulebook_of
 from lab.report_drawing import money_bars, postback_bars
 from lab.show import html_block, html_table, plural, text_of
@@ -40,6 +41,9 @@ class Noise(msgspec.Struct, frozen=True):
     """How much changes merely by the order of hits of the same time: the first rulebook against itself, ties shuffled.
 
     ties: hits that share their time with another of their partition. gained, lost, changed: postbacks.
+
+    >>> what.noise.gained, what.noise.lost, what.noise.changed
+    (0, 0, 0)
     """
 
     ties: int
@@ -49,7 +53,11 @@ class Noise(msgspec.Struct, frozen=True):
 
     @property
     def sentence(self) -> str:
-        """What it means for the reader."""
+        """What it means for the reader.
+
+        >>> "share their time" in what.noise.sentence
+        True
+        """
         if not self.ties:
             return "No two hits of a client share their time, so nothing here depends on the order of ties."
         moved = self.gained + self.lost + self.changed
@@ -73,8 +81,15 @@ class Comparison(msgspec.Struct, frozen=True):
     compared field with _before and _after.
     money: client, affiliate, trigger, currency, firings_before, firings_after, before, after, difference (exact decimals;
     without tests; payout is counted once per firing, whoever is told).
+    title_before, title_after: the rulebooks in words. engine: reference or set. seconds: how long it took.
     verdicts: verdict, before, after: hits. cases: see `compare_cases.Case`. noise: None if it was not measured.
     rules: what changed in the rulebook, in sentences. warnings: what makes the comparison less than the truth.
+
+    >>> what = log.compare("datasets/rules.toml", "datasets/rules-next.toml")
+    >>> what.changed.columns[:7]
+    ['time', 'client', 'affiliate', 'trigger', 'event', 'recipient', 'what']
+    >>> what.money.columns
+    ['client', 'affiliate', 'trigger', 'currency', 'firings_before', 'firings_after', 'before', 'after', 'difference']
     """
 
     title_before: str
@@ -94,28 +109,48 @@ class Comparison(msgspec.Struct, frozen=True):
 
     @property
     def equal(self) -> bool:
-        """Whether both make the very same postbacks and money."""
+        """Whether both make the very same postbacks and money.
+
+        >>> what.equal
+        False
+        """
         return not (self.gained.height or self.lost.height or self.changed.height) and self.money_equal
 
     @property
     def money_equal(self) -> bool:
-        """Whether no payout differs."""
+        """Whether no payout differs.
+
+        >>> what.money_equal
+        False
+        """
         return self.money.filter(
             (pl.col("difference") != 0) | (pl.col("firings_before") != pl.col("firings_after"))
         ).is_empty()
 
     @property
     def totals(self) -> pl.DataFrame:
-        """Money per currency: currency, firings_before, firings_after, before, after, difference, percent (of before)."""
+        """Money per currency: currency, firings_before, firings_after, before, after, difference, percent (of before).
+
+        >>> what.totals.columns
+        ['currency', 'firings_before', 'firings_after', 'before', 'after', 'difference', 'percent']
+        """
         return _summed(self.money, ["currency"])
 
     def money_by(self, *columns: str) -> pl.DataFrame:
-        """Money summed by some of client, affiliate, trigger; always apart by currency. Columns as in `totals`."""
+        """Money summed by some of client, affiliate, trigger; always apart by currency. Columns as in `totals`.
+
+        >>> what.money_by("affiliate").columns[:2]
+        ['affiliate', 'currency']
+        """
         return _summed(self.money, [*columns, "currency"])
 
     @property
     def by_trigger(self) -> pl.DataFrame:
-        """client, trigger, gained, lost, changed: postbacks; triggers with any difference, the most first."""
+        """client, trigger, gained, lost, changed: postbacks; triggers with any difference, the most first.
+
+        >>> sorted(what.by_trigger["trigger"])
+        ['first-deposit', 'order']
+        """
         frames = [
             frame.group_by("client", "trigger").agg(pl.len().alias("n")).with_columns(kind=pl.lit(kind))
             for kind, frame in self.kinds.items()
@@ -128,12 +163,20 @@ class Comparison(msgspec.Struct, frozen=True):
 
     @property
     def kinds(self) -> dict[str, pl.DataFrame]:
-        """The three frames by name."""
+        """The three frames by name.
+
+        >>> list(what.kinds)
+        ['gained', 'lost', 'changed']
+        """
         return {"gained": self.gained, "lost": self.lost, "changed": self.changed}
 
     @property
     def sentence(self) -> str:
-        """What changes, in one sentence."""
+        """What changes, in one sentence.
+
+        >>> what.sentence.startswith("Postbacks over")
+        True
+        """
         over = f"over {plural(self.hits, 'hit')}"
         if self.equal:
             return f"Nothing changes {over}: the same postbacks, equal in every parameter, and the same money."
@@ -146,13 +189,21 @@ class Comparison(msgspec.Struct, frozen=True):
         return f"Postbacks {over}: {counts}. Money: {', '.join(sums) or 'the same'}."
 
     def chart(self) -> Chart:
-        """Money before and after per trigger, or postbacks if no money is paid; its `frame` holds the numbers."""
+        """Money before and after per trigger, or postbacks if no money is paid; its `frame` holds the numbers.
+
+        >>> what.chart().frame.columns
+        ['what', 'side', 'value', 'label']
+        """
         from lab.compare_chart import comparison_chart
 
         return comparison_chart(self)
 
     def report(self, path: Any, conditions: Iterable[str] = ()) -> Any:
-        """Write the self-contained HTML page; conditions: as for `--fail-on`. Returns the path."""
+        """Write the self-contained HTML page; conditions: as for `--fail-on`. Returns the path.
+
+        >>> what.report(folder / "what.html", ["lost>1000"]).name
+        'what.html'
+        """
         from lab.report_limits import judge
         from lab.report_page import write_page
 
@@ -160,7 +211,11 @@ class Comparison(msgspec.Struct, frozen=True):
 
     @property
     def document(self) -> dict[str, Any]:
-        """All of it as plain values, for JSON. gained, lost, changed are counts; the rest as tables."""
+        """All of it as plain values, for JSON. gained, lost, changed are counts; the rest as tables.
+
+        >>> sorted(what.document)[:4]
+        ['after', 'before', 'cases', 'changed']
+        """
         return {
             "before": self.title_before, "after": self.title_after, "hits": self.hits, "equal": self.equal,
             **{kind: frame.height for kind, frame in self.kinds.items()}, "sentence": self.sentence,
@@ -221,7 +276,11 @@ def _by_reference(log: Log, before: Rulebook | None, after: Rulebook | None, pro
 
 
 def _by_sets(log: Log, books: tuple[Rulebook | None, Rulebook | None], engine: str) -> _Sides:
-    old, new = (log.replay(book, engine=engine, full=False) for book in books)
+    if engine != "set":
+        raise LabError(f"there is no engine {engine!r}; the engines are reference and set")
+    from lab.sets.run import replay_both  # late: the command line should not wait for DuckDB
+
+    old, new = replay_both(log, *books)
     counts = (dict(run.verdicts.iter_rows()) for run in (old, new))
     return old, new, _verdicts(*counts), old.hits, list(dict.fromkeys((*old.warnings, *new.warnings)))
 

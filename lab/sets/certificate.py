@@ -33,6 +33,9 @@ class Certificate(msgspec.Struct, frozen=True):
 
     hits: of the log. visitors: plain ones that were worked out by sets. hard: hits that went through the reference engine.
     sampled, sampled_visitors: what was decided by both. differences: always 0, since one is an error.
+
+    >>> by_sets.certificate.hits == log.replay().hits
+    True
     """
 
     hits: int

@@ -1,6 +1,6 @@
 """The road of a log through the set engine, for the partitions that one rulebook decides: one list of steps.
 
-events -> duplicates -> people -> candidates -> views      and then, bucket by bucket of visitors, by sets:
+ground -> candidates -> views      and then, bucket by bucket of visitors, by sets:
                                        |                   said -> facts -> stages -> letters, or outcomes told one by one
                                        +-> hard ones, whole, through the reference engine
 both halves -> caps
@@ -13,19 +13,16 @@ from operator import itemgetter
 import msgspec
 import polars as pl
 
-from lab.sets.candidates import all_rows, chosen_rows, kinds
+from lab.sets.candidates import all_rows, chosen_rows
 from lab.sets.certificate import Certificate, Check
-from lab.sets.duplicates import find_duplicates, find_unsure
-from lab.sets.events import GROUP, PLACE, Source, read_events, webhooks_of
+from lab.sets.events import GROUP, PLACE, Source
 from lab.sets.facts import Asked, Finder, asked_hits, find_facts
+from lab.sets.ground import Ground, judged, mask
 from lab.sets.hard import Decided, lift_caps
 from lab.sets.hard import decide as reference
 from lab.sets.letters import FIRINGS, LETTERS, Letters
-from lab.sets.narrow import key_of, keys, rarest, tied
 from lab.sets.past import Past
-from lab.sets.people import People, split
-from lab.sets.reading import FIELDS
-from lab.sets.said import Names, Said
+from lab.sets.people import split
 from lab.sets.session import Session
 from lab.sets.stages import REACHED, ask, over_cap
 from lab.sets.tell import tell
@@ -52,25 +49,28 @@ class Decision(msgspec.Struct):
     certificate: Certificate
 
 
-def decide(source: Source, everything: bool, sample_hits: int) -> Decision:
-    """Run all steps."""
-    return _Road(source, everything, sample_hits).walk()
+def decide(ground: Ground, rulebook: Rulebook, sample_hits: int) -> Decision:
+    """Run all steps. rulebook: one of those that the ground was laid for."""
+    return _Road(ground, rulebook, sample_hits).walk()
 
 
 class _Road:
     """What is known so far; a field is there once the step has run that finds it out."""
 
-    def __init__(self, source: Source, everything: bool, sample_hits: int) -> None:
-        self.source = source
-        self.session: Session = source.session
-        self.rulebook: Rulebook = source.rulebook
-        self.everything = everything
+    def __init__(self, ground: Ground, rulebook: Rulebook, sample_hits: int) -> None:
+        self.ground = ground
+        self.source = ground.source.decided_by(rulebook)
+        self.session: Session = ground.source.session
+        self.rulebook = rulebook
+        self.everything = ground.everything
         self.sample_hits = sample_hits
-        self.cids = {name: cid for cid, name in enumerate(self.rulebook.clients)}
+        self.cids = {name: cid for cid, name in enumerate(rulebook.clients)}
+        self.events, self.twice, self.counted = ground.events, ground.twice, ground.counted
+        self.names, self.said = ground.names, ground.said
+        self.triggers = ground.triggers(rulebook)
 
     def walk(self) -> Decision:
         source, rulebook = self.source, self.rulebook
-        self._read()
         views, hard, absorbed = self._recognise()
         tests = self.events.select(pl.col("test") & pl.col("reason").is_null()).to_series().arg_true().cast(pl.UInt32)
         check = Check(source, self.events, views, self.sample_hits)
@@ -79,7 +79,6 @@ class _Road:
         sampled, earlier = set(check.places), self._earlier()
         whole = reference([one for one in entries if one[0] not in sampled], earlier, lift_caps(rulebook))
         self.asked_for = Asked(trigger for _, trigger in self.triggers)
-        self.said = Said(source, self.names, self.events)
         pieces = [self._by_sets(some) for some in _buckets(views)]
         asked = pl.concat([piece.asked for piece in pieces])
         lost = over_cap(pl.concat([self._reached(asked), reached_whole(whole, rulebook)]), rulebook.triggers)
@@ -90,60 +89,24 @@ class _Road:
         check.compare([one for one in entries if one[0] in sampled], outcomes, letters, lost, earlier)
         tally = self._tally(whole)
         visitors = views.filter("speaks")["view"].n_unique()
-        certificate = Certificate(self.hits, visitors, len(whole), check.hits, check.visitors)
+        certificate = Certificate(self.ground.hits, visitors, len(whole), check.hits, check.visitors)
         return Decision(outcomes, letters, firings, tally, certificate)
-
-    def _read(self) -> None:
-        """The hits, in a lean run only those that could concern a trigger; how all of them are judged; what is twice."""
-        events, rulebook = read_events(self.source, ordered=self.everything), self.rulebook
-        clients = list(rulebook.clients.values())
-        self.remember = pl.Series([client.remember_us for client in clients], dtype=pl.Int64)
-        unsure = find_unsure(events)
-        twice = find_duplicates(events, unsure, self.remember)
-        counted = _mask(events.height, twice.filter("duplicate")["row"], False)
-        key = keys(events)
-        present = dict(key.value_counts(name="hits").drop_nulls().iter_rows())
-        self.hits, self.judged = events.height, _judged(events, counted)
-        codes = self.source.names
-        self.triggers = [
-            (n, t) for n, t in enumerate(rulebook.triggers) if key_of(self.cids[t.client], codes[t.on]) in present
-        ]
-        doubtful = pl.concat([unsure.cast(pl.UInt32), twice.filter("unsure")["row"]]).unique()
-        self.events, self.twice, self.counted, self.doubtful = events, twice, counted, doubtful
-        if not self.everything:
-            self._narrow(key, present)
-
-    def _narrow(self, key: pl.Series, present: dict[int, int]) -> None:
-        """Keep only hits that could concern a trigger, and tests; in log order. present: hits by key."""
-        events, cids, codes = self.events, self.cids, self.source.names
-        asked = kinds(trigger for _, trigger in self.triggers)
-        needed = [tuple(key_of(cids[client], codes[event]) for event in (on, *after)) for client, on, after in asked]
-        seeds = key.is_in(rarest(needed, present)).fill_null(False).arg_true().cast(pl.UInt32)
-        wanted = tied(events, pl.concat([seeds, self.doubtful]))
-        kept = events.select(wanted | (pl.col("test") & pl.col("reason").is_null())).to_series().arg_true()
-        kept = kept.gather(events["ord"].gather(kept).arg_sort())
-        moved = pl.repeat(None, events.height, dtype=pl.UInt32, eager=True)
-        moved = moved.scatter(kept, pl.int_range(kept.len(), dtype=pl.UInt32, eager=True)) if kept.len() else moved
-        self.events, self.counted = events[kept], self.counted.gather(kept)
-        self.twice = self.twice.with_columns(row=moved.gather(self.twice["row"])).drop_nulls("row")
-        self.doubtful = moved.gather(self.doubtful).drop_nulls()
 
     def _recognise(self) -> tuple[pl.DataFrame, pl.Series, pl.DataFrame]:
         """The views of plain visitors, the rows of hard ones, and who is absorbed on which row."""
-        events = self.events
-        self.names = Names(self.source, _custom_names(self.rulebook))
-        people = People(events)
+        events, ground = self.events, self.ground
+        people = ground.people
         if self.everything:
             rows = all_rows(events, people)
         else:
             triggers = [trigger for _, trigger in self.triggers]
-            rows = chosen_rows(events, people, self.source.names, self.rulebook, triggers, self.doubtful)
-        doubtful = pl.concat([self.doubtful, self.names.wide(self.source, events).cast(pl.UInt32)])
+            rows = chosen_rows(events, people, self.source.names, self.rulebook, triggers, ground.doubtful)
+        doubtful = pl.concat([ground.doubtful, self.names.wide(self.source, events).cast(pl.UInt32)])
         row = rows["row"]
         rows = rows.with_columns(
             t=events["t"].gather(row), counted=self.counted.gather(row),
-            unsure=_mask(events.height, doubtful, True).gather(row),
-            remember=self.remember.gather(events["cid"].gather(row)),
+            unsure=mask(events.height, doubtful, True).gather(row),
+            remember=ground.remember.gather(events["cid"].gather(row)),
         )  # fmt: skip
         return split(people, rows)
 
@@ -161,21 +124,19 @@ class _Road:
         fired = fired.with_columns(ord=self.events["ord"].gather(fired["row"]))
         short = past.only(fired["view"])
         on = short.frame.select(pl.col("speaks") & pl.col("row").is_in(fired["row"].unique().implode())).to_series()
-        further = None if self._at_once(views) else self.said
+        further = None if self.ground.at_once else self.said
         writer = Letters(self.session, self.rulebook, Finder(short, on, self.names, codes), further)
         letters, firings = writer.write(fired)
         return _Piece(fired.select(asked.columns), None, letters, firings)
 
     def _past(self, views: pl.DataFrame) -> Past:
         events, row = self.events, views["row"]
-        told = ["hit_id", *(f"f_{name}" for name in FIELDS), *self.names.columns.values()]
-        told += ["epoch", "params", "ignored"] if self.everything else []
-        said = self.said.of(row, told if self._at_once(views) else self.asked_for.columns(self.names))
+        if self.everything:
+            said = self.said.of(row, [*self.said.all, "epoch", "params", "ignored"])
+        else:
+            said = self.ground.heard if self.ground.at_once else self.said.of(row, self.asked_for.columns(self.names))
         columns = {name: events[name].gather(row) for name in ("ev", "cid", "t")}
         return Past(views.with_columns(counted=self.counted.gather(row), **columns), said, self.said.brings)
-
-    def _at_once(self, views: pl.DataFrame) -> bool:
-        return self.everything or views.height <= ONCE_HITS
 
     def _places(self, rows: pl.Series) -> pl.Series:
         return self.events["ord"].gather(rows)
@@ -260,24 +221,15 @@ class _Road:
 
     def _tally(self, whole: list[Decided]) -> dict[tuple[str, str], int]:
         """(verdict, reason) -> hits: as sets judge all of them, but for those that went through the reference engine."""
-        tally = dict(self.judged)
+        tally = dict(self.ground.judged)
         places = pl.Series([place for place, _, _ in whole], dtype=pl.Int64)
         mine = self.events["ord"].is_in(places.implode())
-        for key, hits in _judged(self.events.filter(mine), self.counted.filter(mine)).items():
+        for key, hits in judged(self.events.filter(mine), self.counted.filter(mine)).items():
             tally[key] -= hits
         for _, _, outcome in whole:
             key = outcome.verdict, outcome.reason
             tally[key] = tally.get(key, 0) + 1
         return {key: hits for key, hits in tally.items() if hits}
-
-
-def _judged(events: pl.DataFrame, counted: pl.Series) -> dict[tuple[str, str], int]:
-    """(verdict, reason) -> hits. counted: by row, false for duplicates."""
-    reasons = events["reason"].drop_nulls()
-    valid = events.height - len(reasons)
-    twice = (~counted & events["reason"].is_null()).sum()
-    tally = {("rejected", reason): hits for reason, hits in reasons.value_counts(name="hits").iter_rows()}
-    return tally | {("accepted", ""): valid - twice, ("duplicate", ""): twice}
 
 
 class _Piece(msgspec.Struct):
@@ -296,21 +248,6 @@ def _buckets(views: pl.DataFrame) -> list[pl.DataFrame]:
         return [views]
     mine = views["label"].hash() % count
     return [views.filter(mine == number) for number in range(count)]
-
-
-def _mask(length: int, rows: pl.Series, value: bool) -> pl.Series:
-    """By row: `value` for these rows, its opposite for all others."""
-    mask = pl.repeat(not value, length, eager=True)
-    return mask.scatter(rows, value) if rows.len() else mask
-
-
-def _custom_names(rulebook: Rulebook) -> frozenset[str]:
-    """Names that the rulebook itself asks for, without their scope."""
-    names = {macro.name for webhook in webhooks_of(rulebook) for macro in webhook.macros}
-    for trigger in rulebook.triggers:
-        names |= trigger.when.names if trigger.when else frozenset()
-        names |= {trigger.payout.of} if trigger.payout else set()
-    return frozenset(name.removeprefix("param.").removeprefix("first.") for name in names)
 
 
 def _absorbed(finder: Finder, absorbed: pl.DataFrame) -> dict[int, list[str]]:

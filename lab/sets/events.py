@@ -5,7 +5,8 @@ What SQL cannot decide as the engine's parser does is read by the parser itself,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -49,13 +50,19 @@ EVENTS: dict[str, Any] = {
 
 
 class Source:
-    """The hits of a log that one rulebook decides: which files, which partitions up to which entry."""
+    """The hits of a log that one rulebook decides: which files, which partitions up to which entry.
 
-    def __init__(self, session: Session, log: Log, rulebook: Rulebook, partitions: list[int]) -> None:
+    also: further rulebooks that read hits alike; their events have numbers, too.
+    """
+
+    def __init__(
+        self, session: Session, log: Log, rulebook: Rulebook, partitions: list[int], also: Sequence[Rulebook] = ()
+    ) -> None:
         self.session = session
         self.rulebook = rulebook
         self.reading = Reading(rulebook)
-        self.names = {name: number for number, name in enumerate(_event_names(rulebook))}
+        named = sorted({name for book in (rulebook, *also) for name in _event_names(book)})
+        self.names = {name: number for number, name in enumerate(named)}
         self.parsed: dict[int, Event | Rejection] = {}  # by ord: hits that the engine's parser had to read
         self._paths = log.files("hits")
         self._files = "[" + ", ".join(map(text, self._paths)) + "]"
@@ -67,6 +74,12 @@ class Source:
         session.put("names", pl.DataFrame(list(self.names.items()), {"name": pl.String, "ev": pl.Int16}, orient="row"))
         session.put("links", self._links())
         self._learn()
+
+    def decided_by(self, rulebook: Rulebook) -> Source:
+        """The same hits for another rulebook that reads them alike."""
+        other = copy(self)
+        other.rulebook = rulebook
+        return other
 
     def hits(self, columns: str, where: str = "true", join: str = "") -> str:
         """A query over the hits, cut; `ord` is there beside the columns of the table. join: more tables, beside `h`."""

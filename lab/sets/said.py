@@ -65,6 +65,11 @@ class Said:
         self._events = events
         self._slots = source.reading.slots(names.custom)
 
+    @property
+    def all(self) -> list[str]:
+        """The columns that facts and postbacks are made of."""
+        return ["hit_id", *(f"f_{name}" for name in FIELDS), *self._names.columns.values()]
+
     def of(self, rows: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
         """These columns for these rows of `events`."""
         rows, events = rows.unique(), self._events

@@ -18,6 +18,7 @@ from lab.log import LabError, Log
 from lab.replay import replay as replay_by_reference
 from lab.sets import SetDifference, SetRun
 from lab.sets import replay as replay_by_sets
+from lab.sets.run import replay_both
 from service.engine import Rulebook, load
 from service.engine.conditions import Condition, compile_condition
 from service.engine.rulebook import Trigger, index_triggers
@@ -55,6 +56,27 @@ def test_a_generated_week_is_decided_the_same_and_hardly_anybody_is_hard(tmp_pat
     assert lean.postbacks.equals(reference.postbacks)
     assert lean.verdicts.equals(reference.verdicts)
     assert 0 < lean.certificate.hard < 0.02 * lean.hits
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_two_rulebooks_on_one_ground_decide_as_each_does_alone(tmp_path: Path, seed: int) -> None:
+    # given a rulebook, and one that reads hits the same and has other triggers
+    log, rulebook = pairs(tmp_path, seed, PAIRS_PER_RUN)
+    changed = tuple(
+        msgspec.structs.replace(trigger, after=(), when=None, once="always") if number % 2 else trigger
+        for number, trigger in enumerate(rulebook.triggers[1:])
+    )
+    other = Rulebook(
+        rulebook.id, rulebook.text, rulebook.clients, rulebook.affiliates, changed, index_triggers(changed)
+    )
+    # when both stand on one ground
+    together = replay_both(log, rulebook, other)
+    # then each says what it says by itself
+    for run, book in zip(together, (rulebook, other), strict=True):
+        alone = replay_by_sets(log, book, full=False)
+        assert run.postbacks.equals(alone.postbacks)
+        assert run.counts.equals(alone.counts)
+        assert run.verdicts.equals(alone.verdicts) and run.reasons.equals(alone.reasons)
 
 
 def _with_condition(rulebook: Rulebook, name: str, condition: Condition) -> Rulebook:
