@@ -30,7 +30,12 @@ _FORMATS = (".svg", ".png", ".html")
 
 
 class Chart:
-    """A drawing and its data. frame: what is drawn, a Polars frame. spec: the Altair chart. title: one line."""
+    """A drawing and its data. frame: what is drawn, a Polars frame. spec: the Altair chart. title: one line.
+
+    >>> chart = funnel.chart()
+    >>> chart.title
+    'click → registration → sale within 12h'
+    """
 
     def __init__(self, frame: pl.DataFrame, spec: Any, title: str) -> None:
         self.frame = frame
@@ -39,18 +44,30 @@ class Chart:
 
     @property
     def svg(self) -> str:
-        """The drawing as an SVG document with a transparent background."""
+        """The drawing as an SVG document with a transparent background.
+
+        >>> chart.svg[:4]
+        '<svg'
+        """
         drawn: str = vl_convert.vegalite_to_svg(self.spec.to_dict(), allowed_base_urls=[])
         return drawn
 
     def png(self, scale: float = 2.0) -> bytes:
-        """The drawing as PNG with a transparent background; scale: pixels per unit."""
+        """The drawing as PNG with a transparent background; scale: pixels per unit.
+
+        >>> chart.png(scale=1.0)[1:4]
+        b'PNG'
+        """
         drawn: bytes = vl_convert.vegalite_to_png(self.spec.to_dict(), scale=scale, allowed_base_urls=[])
         return drawn
 
     @property
     def html(self) -> str:
-        """A page of its own with the drawing and its numbers as a table; light or dark as the reader's system is."""
+        """A page of its own with the drawing and its numbers as a table; light or dark as the reader's system is.
+
+        >>> chart.html[:15]
+        '<!doctype html>'
+        """
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width">'
@@ -60,7 +77,11 @@ class Chart:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the chart as .svg, .png or .html, by the ending of the path. Raises LabError for another one."""
+        """Write the chart as .svg, .png or .html, by the ending of the path. Raises LabError for another one.
+
+        >>> chart.save(folder / "funnel.svg").name
+        'funnel.svg'
+        """
         target = Path(path)
         ending = target.suffix.lower()
         if ending not in _FORMATS:

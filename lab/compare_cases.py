@@ -31,8 +31,12 @@ MOST = 60  # cases in all
 class Case(msgspec.Struct, frozen=True):
     """One postback that is gained, lost or changed.
 
-    before, after: why the trigger fired or did not, by either rulebook, in words; "" if the log is too long to tell.
-    differences: (parameter, before, after) of a changed one. time: of the hit, UTC.
+    client, affiliate, trigger, recipient, hit_id: whose and which. payout_before, payout_after: decimals as texts, ""
+    without one, in `currency`. before, after: why the trigger fired or did not, by either rulebook, in words; "" if the
+    log is too long to tell. differences: (parameter, before, after) of a changed one. time: of the hit, UTC.
+
+    >>> sorted({case.kind for case in what.cases})
+    ['changed']
     """
 
     kind: str

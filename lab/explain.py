@@ -55,6 +55,12 @@ class Explanation(msgspec.Struct, frozen=True):
     lines: sentences and indented details, for a person. story: the same in parts, see service/engine/explain.py; None where
     the hit cannot be decided again. notes: what makes the story less than certain. hit, decision, postbacks, attempts: the
     rows of the tables; decision is None where the hit has none. For an affiliate only the rows of its own postbacks.
+
+    >>> story = explain(log, run.postbacks["hit_id"][0])
+    >>> story.decision["verdict"]
+    'accepted'
+    >>> len(story.postbacks) > 0
+    True
     """
 
     hit_id: str

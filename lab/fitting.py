@@ -28,6 +28,9 @@ def fit(log: Log) -> Profile:
     looked at. Raises LabError for a log without any accepted event.
 
         profile = lab.fit(lab.open("datasets/tables"))
+
+    >>> lab.fit(log).hits
+    1748
     """
     rows = _rows(log)
     if not rows:

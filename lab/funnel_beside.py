@@ -21,6 +21,10 @@ class Segments:
     Columns: step_number, step, visitors, share_of_first, other_visitors, other_share_of_first, difference (of the shares,
     other less this one) and the widest that ties make of it: lowest_difference, highest_difference.
     Raises LabError if the steps differ or one of the two is broken down.
+
+    >>> segments = funnel.beside(log.funnel("click", "registration", "sale", client="bolt"))
+    >>> segments.frame.columns[2:6]
+    ['visitors', 'share_of_first', 'other_visitors', 'other_share_of_first']
     """
 
     def __init__(self, one: Funnel, other: Funnel) -> None:
@@ -45,7 +49,11 @@ class Segments:
         )
 
     def readable(self) -> pl.DataFrame:
-        """The frame as a person reads it."""
+        """The frame as a person reads it.
+
+        >>> segments.readable().columns
+        ['step', 'one', 'of first', 'other', 'of its first', 'difference']
+        """
         return self.frame.select(
             "step", pl.col("visitors").alias("one"), _percent("share_of_first").alias("of first"),
             pl.col("other_visitors").alias("other"), _percent("other_share_of_first").alias("of its first"),
@@ -53,7 +61,11 @@ class Segments:
         )  # fmt: skip
 
     def chart(self) -> Chart:
-        """Two bars per step."""
+        """Two bars per step.
+
+        >>> segments.chart().frame.height
+        3
+        """
         from lab.funnel_charts import segments_chart
 
         return segments_chart(self)

@@ -11,12 +11,20 @@ from lab.table_files import TABLE_FORMATS
 
 
 class ImportReport(msgspec.Struct, frozen=True):
-    """What an import did. lines = parsed + rejected; reasons: of the rejected lines.
+    """What an import did.
+
+    source, format, client: what was asked. rulebook_id: of the rulebook that decided. out: the folder of the tables.
+    seconds: how long it took. lines = parsed + rejected; reasons: of the rejected lines.
 
     moved: parsed lines that stood behind a later one and were sorted forward. ties: hits that share their time with
     another, so that only the order of the lines orders them; visitor_ties: those whose twin is of the same visitor, the
     only ones that can change a funnel. verdicts, events, visitors: what the engine said; events are the accepted ones.
     first_time, last_time: UTC. columns: of CSV and Parquet, or parameters of the map: their name to ours.
+
+    >>> report.lines == report.parsed + report.rejected
+    True
+    >>> sorted(report.events)
+    ['pageview', 'sale']
     """
 
     source: str
@@ -47,7 +55,11 @@ class ImportReport(msgspec.Struct, frozen=True):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader should know about the order, and where everything is."""
+        """What a reader should know about the order, and where everything is.
+
+        >>> report.notes[1]
+        'a visitor is an address with a user agent: an approximation'
+        """
         return (
             f"{plural(self.moved, 'line')} stood behind a later one and moved; {plural(self.ties, 'hit')} share their "
             f"second with another, {self.visitor_ties:,} of them with one of the same visitor",
@@ -63,7 +75,11 @@ class ImportReport(msgspec.Struct, frozen=True):
         return (f"read {said}",) * bool(said) + ("a visitor is an address with a user agent: an approximation",)
 
     def frames(self) -> dict[str, pl.DataFrame]:
-        """The counts as frames: event and hits; reason and lines."""
+        """The counts as frames: event and hits; reason and lines.
+
+        >>> list(report.frames())
+        ['Events', 'Rejected lines']
+        """
         return {
             "Events": _counts("event", "hits", self.events),
             "Rejected lines": _counts("reason", "lines", self.reasons),

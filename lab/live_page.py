@@ -18,7 +18,8 @@ _LAST = 8  # hits
 def live_html(live: Live) -> str:
     """The service at one look."""
     colour, word = ("#2e9d6a", "running") if live.running else ("#8b929c", "stopped")
-    dot = f'<svg style="display:inline" width="10" height="10" role="img" aria-label="{word}"><circle cx="5" cy="5" r="5" fill="{colour}"/></svg>'
+    circle = f'<circle cx="5" cy="5" r="5" fill="{colour}"/>'
+    dot = f'<svg style="display:inline" width="10" height="10" role="img" aria-label="{word}">{circle}</svg>'
     places = pl.DataFrame(
         [
             ("send an event", f"{live.url}/e?client={_client(live)}&event=NAME"),

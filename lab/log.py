@@ -31,7 +31,12 @@ _AMOUNT = pl.Decimal(38, 9)  # 18 digits before and 9 after the point: every amo
 
 
 class LabError(Exception):
-    """Something a person gave the lab cannot be used. One line that names the thing, the value and the remedy."""
+    """Something a person gave the lab cannot be used. One line that names the thing, the value and the remedy.
+
+    >>> lab.open("no/such/folder")
+    Traceback (most recent call last):
+    lab.log.LabError: no/such/folder does not exist; give the folder that holds the tables, such as var/tables
+    """
 
     status = 2  # exit status of a command that ends with it
 
@@ -47,6 +52,9 @@ def open(
     follows from them: a moment (UTC if it names no zone) or a day, which is included. What became of the earlier postbacks
     stays, however late.
     Raises LabError if there is no such folder, if it holds no tables, or a table of another version.
+
+    >>> lab.open("datasets/tables", as_of="2026-03-02")
+    Log datasets/tables: 1,748 hits of 3 clients in 4 partitions, 2026-03-02 00:05 to 2026-03-02 23:59 UTC
     """
     if format is not None:
         from lab.opened import open_foreign  # late: nobody else waits for it
@@ -84,6 +92,13 @@ class Log:
     `beyond`, the number of hits that follow it. A table that was never written, as in an imported log, cuts nothing.
     `erased` is the number of hits whose person was erased. `hits`, `decisions`, `postbacks`, `attempts` and `rulebooks` are
     lazy Polars frames in the columns of service/archive/schemas.py, in no particular order of rows.
+
+    >>> log.hits.collect_schema().names()[:5]
+    ['day', 'partition', 'epoch', 'seq', 'time']
+    >>> log.cuts.columns
+    ['partition', 'seq', 'time', 'beyond']
+    >>> log.erased
+    0
     """
 
     def __init__(self, root: Path, files: dict[str, list[str]], as_of: datetime | None = None, erased: int = 0) -> None:
@@ -100,6 +115,9 @@ class Log:
         """The pinned Parquet files of a table, or those that their rows were merged into meanwhile.
 
         They are not cut: filter by `cuts`, or use the frames.
+
+        >>> len(log.files("hits")) > 0
+        True
         """
         if name not in self._files:
             raise LabError(f"there is no table {name!r}; the tables are {', '.join(tables.TABLES)}")
@@ -111,35 +129,59 @@ class Log:
 
     @property
     def hits(self) -> pl.LazyFrame:
-        """All entries: hits, and rulebooks taking effect (`kind`)."""
+        """All entries: hits, and rulebooks taking effect (`kind`).
+
+        >>> log.hits.select("time", "kind", "route", "path", "query").collect().columns
+        ['time', 'kind', 'route', 'path', 'query']
+        """
         return self._scan("hits").filter(self._before_cut())
 
     @property
     def decisions(self) -> pl.LazyFrame:
-        """What the engine said about each hit; of an erased one, what it says now: rejected, `erased`."""
+        """What the engine said about each hit; of an erased one, what it says now: rejected, `erased`.
+
+        >>> log.decisions.filter(verdict="rejected").select("reason", "detail").collect().columns
+        ['reason', 'detail']
+        """
         found = self._scan("decisions").filter(self._before_cut())
         return as_replayed(found) if self.erased else found
 
     @property
     def postbacks(self) -> pl.LazyFrame:
-        """The promises of the decisions; those of erased hits are left out."""
+        """The promises of the decisions; those of erased hits are left out.
+
+        >>> log.postbacks.filter(state="withheld").select(pl.col("recipient").unique()).collect().item()
+        'affiliate:quiet'
+        """
         found = self._scan("postbacks").filter(self._before_cut())
         return found.filter(pl.col("state") != ERASED) if self.erased else found
 
     @property
     def attempts(self) -> pl.LazyFrame:
-        """Every try to deliver those postbacks, however late, and the tries that belong to no known promise."""
+        """Every try to deliver those postbacks, however late, and the tries that belong to no known promise.
+
+        >>> log.attempts.select("number", "result", "status", "duration_us").collect().columns
+        ['number', 'result', 'status', 'duration_us']
+        """
         found = self._scan("attempts").join(self.beyond, on="postback_id", how="anti")
         return found.filter(pl.col("verb") != ERASED) if self.erased else found
 
     @property
     def beyond(self) -> pl.LazyFrame:
-        """`postback_id` of the promises that are stored already but lie beyond the cut."""
+        """`postback_id` of the promises that are stored already but lie beyond the cut.
+
+        >>> log.beyond.collect().height
+        1162
+        """
         return self._scan("postbacks").filter(~self._before_cut()).select("postback_id")
 
     @property
     def rulebooks(self) -> pl.LazyFrame:
-        """Every text that was ever published."""
+        """Every text that was ever published.
+
+        >>> log.rulebooks.select("time", "rulebook_id", "text", "source").collect().columns
+        ['time', 'rulebook_id', 'text', 'source']
+        """
         return self._scan("rulebooks")
 
     @property
@@ -149,6 +191,9 @@ class Log:
         Columns: client, visitor, time, partition, seq, event, affiliate ("" if none), hit_id, txid (null if none),
         amount (decimal, null if none), currency (null if none), params (own and remembered, name to value).
         `(partition, seq)` is the true order; times may be equal.
+
+        >>> log.events.filter(event="sale").select("client", "amount", "currency").collect().columns
+        ['client', 'amount', 'currency']
         """
         field = pl.col("fields").map.get
         return self.decisions.filter(pl.col("verdict") == "accepted", ~pl.col("test")).select(
@@ -161,6 +206,9 @@ class Log:
         """Missing entries: partition, epoch, missing_from, missing_to (sequence numbers, both included).
 
         An empty frame proves that within each epoch no entry is missing between the first and the last one here.
+
+        >>> log.gaps().is_empty()
+        True
         """
         entries = self.hits.select("partition", "epoch", "seq").collect().sort("partition", "epoch", "seq")
         before = pl.col("seq").shift(1).over("partition", "epoch")
@@ -174,6 +222,9 @@ class Log:
         """Rows of hits, decisions or postbacks of one partition in log order, made one batch at a time.
 
         columns: only these; all if None.
+
+        >>> next(log.rows("hits", 3, ["seq", "kind"]))
+        {'seq': 1, 'kind': 'rulebook'}
         """
         frame: pl.LazyFrame = getattr(self, name)
         order = ["seq", "n"] if name == "postbacks" else ["seq"]
@@ -184,7 +235,13 @@ class Log:
 
     def summary(self) -> pl.DataFrame:
         """Per client ("" for hits that name no known one): hits, accepted, rejected, duplicate, engine_error,
-        visitors, firings, first and last (log time). Tests are counted as hits, not as visitors or firings."""
+        visitors, firings, first and last (log time). Tests are counted as hits, not as visitors or firings.
+
+        >>> log.summary()["client"].to_list()
+        ['', 'acme', 'bolt', 'cozy']
+        >>> log.summary().columns[:5]
+        ['client', 'hits', 'accepted', 'rejected', 'duplicate']
+        """
         verdict, real = pl.col("verdict"), ~pl.col("test")
         return (
             self.decisions.group_by("client")
@@ -204,7 +261,11 @@ class Log:
         )
 
     def refresh(self) -> Log:
-        """The same folder as it is now."""
+        """The same folder as it is now.
+
+        >>> log.refresh().path == log.path
+        True
+        """
         newer = open_tables(self.path, self.as_of)
         newer.imported, newer.kept = self.imported, self.kept
         return newer
@@ -216,7 +277,11 @@ class Log:
         engine: str = "reference",
         full: bool = True,
     ) -> Run:
-        """Decide the log again: see `lab.replay.replay`, and for engine="set" and `full` `lab.sets.replay`."""
+        """Decide the log again: see `lab.replay.replay`, and for engine="set" and `full` `lab.sets.replay`.
+
+        >>> log.replay().digest == log.digest()
+        True
+        """
         if engine == "set":
             from lab.sets import replay as replay_by_sets  # late: the command line should not wait for DuckDB
 
@@ -235,7 +300,11 @@ class Log:
         progress: Callable[[int, int], None] | None = None,
         noise: bool | None = None,
     ) -> Comparison:
-        """What a second rulebook changes on the same hits: see `lab.compare.compare`."""
+        """What a second rulebook changes on the same hits: see `lab.compare.compare`.
+
+        >>> log.compare("datasets/rules.toml", "datasets/rules-next.toml", noise=False).equal
+        False
+        """
         from lab.compare import compare
 
         return compare(self, before, after, engine, progress, noise)
@@ -244,26 +313,42 @@ class Log:
         self, received: str | Path | None = None, rules: str | Path | Rulebook | None = None, **how: Any
     ) -> Verification:
         """What should have been sent against what was sent: see `lab.verify.verify`, also for format, recipient, columns,
-        late_us and engine."""
+        late_us and engine.
+
+        >>> log.verify().ok
+        True
+        """
         from lab.verify import verify
 
         return verify(self, received, rules, **how)
 
     def send(self, to: str, **how: Any) -> SendReport:
         """Send the requests to a staging service, marked as tests: see `lab.send.send`, also for speed, gap_cap_s, limit,
-        dry_run, run and production."""
+        dry_run, run and production.
+
+        >>> log.send(to="http://127.0.0.1:8700", limit=20, dry_run=True).dry
+        True
+        """
         from lab.send import send
 
         return send(self, to, **how)
 
     def digest(self) -> str:
-        """The digest of the stored decisions with their postbacks: see `lab.digest`."""
+        """The digest of the stored decisions with their postbacks: see `lab.digest`.
+
+        >>> len(log.digest())
+        64
+        """
         from lab.digest import stored_digest
 
         return stored_digest(self)
 
     def funnel(self, *steps: str, **how: Any) -> Funnel:
-        """How visitors move through the steps: see `lab.funnel.funnel`, also for within, by, mode and so on."""
+        """How visitors move through the steps: see `lab.funnel.funnel`, also for within, by, mode and so on.
+
+        >>> log.funnel("click", "registration", within="30d").steps
+        ('click', 'registration')
+        """
         from lab.funnel import funnel
 
         return funnel(self, *steps, **how)

@@ -36,16 +36,28 @@ OBJECTS = (
 
 
 class Listing:
-    """What `%lab` shows."""
+    """What `%lab` shows.
+
+    >>> Listing().magics.columns
+    ['write', 'does', 'example']
+    """
 
     @property
     def magics(self) -> pl.DataFrame:
-        """write, does, example."""
+        """write, does, example.
+
+        >>> Listing().magics["write"].to_list()[-1]
+        '%lab'
+        """
         return pl.DataFrame(MAGICS, schema=["write", "does", "example"], orient="row")
 
     @property
     def objects(self) -> pl.DataFrame:
-        """write, gives."""
+        """write, gives.
+
+        >>> Listing().objects.columns
+        ['write', 'gives']
+        """
         return pl.DataFrame(OBJECTS, schema=["write", "gives"], orient="row")
 
     def __repr__(self) -> str:

@@ -29,8 +29,8 @@ class Trial:
     many; money: amount by currency. affiliates: a frame of affiliate, firings, payout, currency. stages: stage, stopped,
     left (hits), in the engine's order. cases: examples of firings with their postbacks, then the nearest misses.
 
-    >>> trial
-    big-sale would have fired 42 times for 42 visitors out of 99 sales, worth 210.00 EUR
+    >>> trial.draft.when
+    'amount >= 100'
     """
 
     def __init__(self, draft: Draft, rulebook: Rulebook, answer: Answer, cases: tuple[Case, ...], note: str) -> None:
@@ -63,7 +63,7 @@ class Trial:
         """What is paid, by currency; exact decimals.
 
         >>> sorted(trial.money)
-        []
+        ['EUR']
         """
         return self._answer.money
 
@@ -87,7 +87,11 @@ class Trial:
 
     @property
     def sentence(self) -> str:
-        """The answer in one line."""
+        """The answer in one line.
+
+        >>> trial.sentence.startswith("big would have fired")
+        True
+        """
         money = ", ".join(f"{text_of(amount)} {currency}" for currency, amount in self.money.items())
         return (
             f"{self.draft.name} would have fired {plural(self.firings, 'time')} for {plural(self.visitors, 'visitor')} "

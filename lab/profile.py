@@ -100,11 +100,16 @@ class Profile(msgspec.Struct, frozen=True):
 
     source: the log. rules: text of its last rulebook. hits, days (from the first to the last hit), visitors: of the log.
     rejected: share of its hits. arrivals: how many visitors came first in each hour of the week, from Monday 00:00 UTC;
-    of a log shorter than a week each hour of the day, seven times.
+    of a log shorter than a week each hour of the day, seven times. ways: kinds of visits with their steps; waits: spans
+    between events in seconds; values: of the parameters; money: amounts by currency; orders: how transactions are named.
 
         profile = lab.fit(lab.open("datasets/tables"))
         profile.mix                                       # which client's visitors come from whom
         log = lab.simulate(profile, day="2026-03-16", hits=2_000)
+
+    >>> profile = lab.fit(log)
+    >>> profile.hits, profile.visitors > 0
+    (1748, True)
     """
 
     source: str
@@ -122,7 +127,11 @@ class Profile(msgspec.Struct, frozen=True):
 
     @property
     def curve(self) -> pl.DataFrame:
-        """When visitors come. Columns: hour (0 to 167, of the week), day (Mon to Sun), hour_of_day, share (of all)."""
+        """When visitors come. Columns: hour (0 to 167, of the week), day (Mon to Sun), hour_of_day, share (of all).
+
+        >>> profile.curve.columns
+        ['hour', 'day', 'hour_of_day', 'share']
+        """
         total = sum(self.arrivals) or 1.0
         hours = range(WEEK_HOURS)
         return pl.DataFrame({
@@ -132,7 +141,11 @@ class Profile(msgspec.Struct, frozen=True):
 
     @property
     def mix(self) -> pl.DataFrame:
-        """Whose visitors come from whom. Columns: client, affiliate (of the first event), visitors, share, bots (share)."""
+        """Whose visitors come from whom. Columns: client, affiliate (of the first event), visitors, share, bots (share).
+
+        >>> profile.mix.columns
+        ['client', 'affiliate', 'visitors', 'share', 'bots']
+        """
         found: Counter[tuple[str, str]] = Counter()
         bots: Counter[tuple[str, str]] = Counter()
         for way in self.ways:
@@ -146,7 +159,11 @@ class Profile(msgspec.Struct, frozen=True):
 
     @property
     def events(self) -> pl.DataFrame:
-        """What they do. Columns: client, event, events, share (of all)."""
+        """What they do. Columns: client, event, events, share (of all).
+
+        >>> profile.events.columns
+        ['client', 'event', 'events', 'share']
+        """
         found: Counter[tuple[str, str]] = Counter()
         for way in self.ways:
             for step in way.steps:
@@ -158,7 +175,11 @@ class Profile(msgspec.Struct, frozen=True):
 
     @property
     def lags(self) -> pl.DataFrame:
-        """How long they take. Columns: client, before, event, seen, then seconds: p10, p50, p90. Most frequent first."""
+        """How long they take. Columns: client, before, event, seen, then seconds: p10, p50, p90. Most frequent first.
+
+        >>> profile.lags.columns
+        ['client', 'before', 'event', 'seen', 'p10', 'p50', 'p90']
+        """
         rows = [
             (wait.client, wait.before, wait.event, wait.seen, *(quantile(wait.seconds, q) for q in (0.1, 0.5, 0.9)))
             for wait in self.waits
@@ -168,19 +189,31 @@ class Profile(msgspec.Struct, frozen=True):
         return pl.DataFrame(rows, schema=schema, orient="row").sort("seen", descending=True, maintain_order=True)
 
     def chart(self) -> Chart:
-        """When visitors come, hour by hour of the week."""
+        """When visitors come, hour by hour of the week.
+
+        >>> profile.chart().frame.columns
+        ['hour', 'day', 'hour_of_day', 'share']
+        """
         from lab.profile_chart import curve_chart
 
         return curve_chart(self)
 
     def save(self, path: str | Path) -> Path:
-        """Write the profile as JSON, to be read by `lab.Profile.read`."""
+        """Write the profile as JSON, to be read by `lab.Profile.read`.
+
+        >>> profile.save(folder / "profile.json").name
+        'profile.json'
+        """
         Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1))
         return Path(path)
 
     @staticmethod
     def read(path: str | Path) -> Profile:
-        """Read what `save` has written. Raises LabError for a file that is none."""
+        """Read what `save` has written. Raises LabError for a file that is none.
+
+        >>> lab.Profile.read(profile.save(folder / "profile.json")) == profile
+        True
+        """
         try:
             return msgspec.json.decode(Path(path).read_bytes(), type=Profile)
         except OSError as error:
@@ -190,7 +223,11 @@ class Profile(msgspec.Struct, frozen=True):
 
     @property
     def sentence(self) -> str:
-        """What it was fitted from, in one line."""
+        """What it was fitted from, in one line.
+
+        >>> profile.sentence.startswith("Profile of")
+        True
+        """
         return (
             f"Profile of {self.source}: {plural(self.visitors, 'visitor')} with {plural(self.hits, 'hit')} in "
             f"{self.days:.1f} days, {100 * self.rejected:.1f} % rejected"

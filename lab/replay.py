@@ -171,6 +171,12 @@ class Run:
 
     outcomes: (partition, epoch, outcome) by partition and seq. rulebook: the pinned one, None for as logged.
     warnings: sentences about what makes this run less than the truth. seconds: how long it took.
+
+    >>> run = log.replay("datasets/rules.toml")
+    >>> run.hits
+    1748
+    >>> run.warnings
+    ()
     """
 
     def __init__(
@@ -183,22 +189,38 @@ class Run:
 
     @property
     def hits(self) -> int:
-        """How many hits were decided."""
+        """How many hits were decided.
+
+        >>> run.hits == run.verdicts["hits"].sum()
+        True
+        """
         return len(self.outcomes)
 
     @cached_property
     def digest(self) -> str:
-        """The digest of all outcomes: see lab/digest.py."""
+        """The digest of all outcomes: see lab/digest.py.
+
+        >>> run.digest == log.digest()
+        True
+        """
         return digest(self.outcomes)
 
     @cached_property
     def decisions(self) -> pl.DataFrame:
-        """The outcomes in the columns of the table `decisions`."""
+        """The outcomes in the columns of the table `decisions`.
+
+        >>> run.decisions.filter(pl.col("fired").list.len() > 0).select("event", "affiliate", "fired").columns
+        ['event', 'affiliate', 'fired']
+        """
         return _frame("decisions", (decision_row(*placed) for placed in self.outcomes))
 
     @cached_property
     def postbacks(self) -> pl.DataFrame:
-        """The postbacks in the columns of the table `postbacks`; `n` counts from 1 in each partition."""
+        """The postbacks in the columns of the table `postbacks`; `n` counts from 1 in each partition.
+
+        >>> run.postbacks.filter(trigger="signup").select("recipient", "verb", "url").columns
+        ['recipient', 'verb', 'url']
+        """
         return _frame("postbacks", self._postback_rows())
 
     def _postback_rows(self) -> Iterator[dict[str, Any]]:
@@ -210,7 +232,11 @@ class Run:
 
     @cached_property
     def counts(self) -> pl.DataFrame:
-        """client, affiliate, trigger, currency, firings, postbacks, payout (decimal, null without one). No tests."""
+        """client, affiliate, trigger, currency, firings, postbacks, payout (decimal, null without one). No tests.
+
+        >>> run.counts.columns
+        ['client', 'affiliate', 'trigger', 'currency', 'firings', 'postbacks', 'payout']
+        """
         keys = ["client", "affiliate", "trigger", "currency"]
         fired = self.decisions.filter(~pl.col("test")).select("client", "affiliate", pl.col("fired"))
         firings = fired.explode("fired").drop_nulls("fired").unnest("fired")
@@ -230,17 +256,31 @@ class Run:
 
     @cached_property
     def verdicts(self) -> pl.DataFrame:
-        """verdict, hits; the most frequent first."""
+        """verdict, hits; the most frequent first.
+
+        >>> run.verdicts["verdict"].to_list()
+        ['accepted', 'rejected', 'duplicate']
+        """
         return self._tally("verdict")
 
     @cached_property
     def reasons(self) -> pl.DataFrame:
-        """Why hits were rejected: reason, hits; the most frequent first."""
+        """Why hits were rejected: reason, hits; the most frequent first.
+
+        >>> run.reasons.columns
+        ['reason', 'hits']
+        """
         return self._tally("reason").filter(pl.col("reason") != "")
 
     @cached_property
     def stages(self) -> pl.DataFrame:
-        """Where triggers stopped that were asked and did not fire: client, trigger, stage, hits."""
+        """Where triggers stopped that were asked and did not fire: client, trigger, stage, hits.
+
+        >>> run.stages.columns
+        ['client', 'trigger', 'stage', 'hits']
+        >>> sorted(run.stages["stage"].unique())
+        ['condition', 'recipient', 'steps']
+        """
         tally = Counter(
             (outcome.client, trigger, stage)
             for _, _, outcome in self.outcomes
@@ -252,11 +292,19 @@ class Run:
 
     @cached_property
     def rulebooks(self) -> tuple[str, ...]:
-        """Ids of the rulebooks that decided, sorted."""
+        """Ids of the rulebooks that decided, sorted.
+
+        >>> run.rulebooks
+        ('070500ad0c01c398',)
+        """
         return tuple(sorted({outcome.rulebook_id for _, _, outcome in self.outcomes}))
 
     def count(self, verdict: str) -> int:
-        """How many hits have this verdict."""
+        """How many hits have this verdict.
+
+        >>> run.count("accepted") <= run.hits
+        True
+        """
         return sum(outcome.verdict == verdict for _, _, outcome in self.outcomes)
 
     def _tally(self, column: str) -> pl.DataFrame:

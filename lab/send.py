@@ -27,6 +27,10 @@ class SendReport:
     answered, or 5xx), kept_back, rewritten (addresses that a client has to write in other bytes), p50_ms, p95_ms, p99_ms.
 
     run: value of the parameter `test_run`. dry: nothing was sent. seconds: planned, from the first request to the last.
+
+    >>> sent = log.send(to="http://127.0.0.1:8700", limit=20, dry_run=True)
+    >>> sent.seconds > 0
+    True
     """
 
     def __init__(self, to: str, run: str, planned: Plan, answered: LoadReport | None) -> None:
@@ -45,7 +49,11 @@ class SendReport:
 
     @property
     def frame(self) -> pl.DataFrame:
-        """One row: see the class."""
+        """One row: see the class.
+
+        >>> sent.frame.columns[:4]
+        ['sent', 'acknowledged', 'rejected', 'errors']
+        """
         ledger, answered = self.ledger, pl.col("status") > 0
         errors = (pl.col("status") == 0) | (pl.col("status") >= 500)
         counts = ledger.select(
@@ -62,13 +70,21 @@ class SendReport:
 
     @property
     def answers(self) -> pl.DataFrame:
-        """status (0: none), reason ("" for none) and how often."""
+        """status (0: none), reason ("" for none) and how often.
+
+        >>> sent.answers.columns
+        ['status', 'reason', 'count']
+        """
         return self.ledger.group_by("status", "reason").len("count").sort("count", "status", "reason", descending=True)
 
     @property
     def differences(self) -> pl.DataFrame:
         """logged_reason and reason where they differ ("" is not rejected, status tells an error), how often, and the first
-        logged hit. What only tracking can find, such as a duplicate, is no rejection by the intake and not compared."""
+        logged hit. What only tracking can find, such as a duplicate, is no rejection by the intake and not compared.
+
+        >>> sent.differences.height
+        0
+        """
         found = self.ledger.filter(pl.col("logged_reason").is_not_null()).filter(
             (pl.col("logged_reason") != pl.col("reason")) | (pl.col("status") == 0) | (pl.col("status") >= 500)
         )

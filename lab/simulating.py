@@ -45,6 +45,9 @@ def simulate(
         profile = lab.fit(lab.open("datasets/tables"))
         log = lab.simulate(profile, day="2026-03-16", hits=2_000)
         log.replay("datasets/rules-next.toml").counts
+
+    >>> lab.simulate(profile, day="2026-03-16", hits=200).summary()["hits"].sum()
+    200
     """
     start_us = _start_us(day)
     published = _published(profile, rules, start_us)

@@ -119,6 +119,12 @@ class Verification:
     Counts of postbacks: expected (all), due, withheld, recorded, sent (tried at least once), delivered, equal (due and
     without any difference). Counts of messages: attempts, received, repeated (the same id again: allowed), other (requests
     of the partner's record that are no postbacks of this log). basis: what was expected. seconds: how long it took.
+
+    >>> verification = log.verify()
+    >>> verification.due == verification.equal
+    True
+    >>> verification.differences.columns
+    ['postback_id', 'recipient', 'trigger', 'kind', 'parameter', 'expected', 'found', 'place', 'defect']
     """
 
     def __init__(
@@ -137,12 +143,20 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether there is no difference."""
+        """Whether there is no difference.
+
+        >>> verification.ok
+        True
+        """
         return self.differences.is_empty()
 
     @property
     def defects(self) -> pl.DataFrame:
-        """What went wrong, by class: defect, postbacks, differences, parameters, example; the most frequent first."""
+        """What went wrong, by class: defect, postbacks, differences, parameters, example; the most frequent first.
+
+        >>> verification.defects.columns
+        ['defect', 'postbacks', 'differences', 'parameters', 'example']
+        """
         shown = pl.concat_str(
             [pl.col("parameter"), pl.lit(": "), pl.col("expected").fill_null("nothing"), pl.lit(" became "),
              pl.col("found").fill_null("nothing")]
@@ -160,11 +174,19 @@ class Verification:
 
     @property
     def verified_equal(self) -> int:
-        """The same as `equal`."""
+        """The same as `equal`.
+
+        >>> verification.verified_equal == verification.equal
+        True
+        """
         return self.equal
 
     def counts(self) -> dict[str, int | None]:
-        """All counts by name. received is None without the partner's record."""
+        """All counts by name. received is None without the partner's record.
+
+        >>> list(verification.counts())[:5]
+        ['expected', 'due', 'withheld', 'recorded', 'sent']
+        """
         names = (
             "expected",
             "due",
@@ -183,7 +205,11 @@ class Verification:
 
     @property
     def sentence(self) -> str:
-        """The verdict in one sentence."""
+        """The verdict in one sentence.
+
+        >>> "equal in every parameter" in verification.sentence
+        True
+        """
         if not self.ok:
             kinds = self.differences["kind"].value_counts(sort=True).iter_rows()
             listed = ", ".join(f"{count:,} {str(kind).replace('_', ' ')}" for kind, count in kinds)
@@ -203,7 +229,11 @@ class Verification:
 
     @property
     def numbers(self) -> str:
-        """All counts in one line, and what was expected."""
+        """All counts in one line, and what was expected.
+
+        >>> verification.numbers.endswith("expected by replay as logged")
+        True
+        """
         counts = [f"{name.replace('_', ' ')} {value:,}" for name, value in self.counts().items() if value is not None]
         return f"{', '.join(counts)}; expected by {self.basis}"
 
