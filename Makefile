@@ -26,7 +26,7 @@ test: engine ## set up and run all tests
 check: setup ## lint, format, types, import contract
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-lab: setup ## open JupyterLab on the notebooks
+lab: engine ## open JupyterLab on the notebooks
 	@$(BIN)/backtrack lab
 
 bench: engine ## measure
