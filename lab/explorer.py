@@ -11,11 +11,9 @@ from lab.funnel import Funnel, funnel
 from lab.funnel_steps import MODES
 from lab.log import LabError
 from lab.show import html_table
-from lab.studio_check import Trouble
-from lab.studio_newest import Newest
-from lab.studio_page import trouble_html
+from lab.studio_panel import Panel
 from lab.studio_style import STYLE
-from lab.studio_widgets import Quiet, checkbox, column, dropdown, field, row, text_field
+from lab.studio_widgets import checkbox, column, dropdown, field, row, text_field
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,7 +26,7 @@ _KEYS = ("within", "by", "client", "mode", "exclude", "where")
 _NONE = "(none)"
 
 
-class FunnelExplorer:
+class FunnelExplorer(Panel):
     """Turn a funnel's screws and see it change.
 
     log: from `lab.open`. steps and keys: what to begin with, as for `log.funnel`; without steps the three most frequent
@@ -40,14 +38,12 @@ class FunnelExplorer:
     """
 
     def __init__(self, log: Log, *steps: str, **keys: Any) -> None:
+        super().__init__("funnel explorer")
         self.log = log
-        self.trouble = ""
         self._funnel: Funnel | None = None
         self._other: Funnel | None = None
-        self._quiet = Quiet()
         self._known = _known(log)
         self._build()
-        self._newest = Newest(self._failed, "funnel explorer")
         self.set(steps=list(steps) or self._known["events"][:3], **keys)
 
     def _build(self) -> None:
@@ -63,10 +59,6 @@ class FunnelExplorer:
         self.view = w.ToggleButtons(options=VIEWS, style={"button_width": "auto"})
         self.view.add_class("bt-views")
         self.ties = checkbox("ranges by ties")
-        self.headline = w.HTML()
-        self.headline.add_class("bt-count")
-        self.body = w.HTML()
-        self.said = w.HTML()
         self.written = w.HTML()
         inputs = (self.steps, self.within, self.mode, self.by, self.client, self.exclude, self.where, self.against)
         for widget in (*inputs, self.view, self.ties):
@@ -162,13 +154,6 @@ class FunnelExplorer:
         """
         return self._view(self.funnel)[0]
 
-    def close(self) -> None:
-        """End the thread.
-
-        >>> lab.FunnelExplorer(log).close()
-        """
-        self._newest.close()
-
     def _changed(self, _: Any) -> None:
         if not self._quiet.on:
             self.body.add_class("bt-stale")
@@ -208,14 +193,6 @@ class FunnelExplorer:
             both = found.beside(self._other)
             return both.chart(), both.frame
         return found.chart(), found.ties if self.ties.value else found.frame
-
-    def _failed(self, says: str) -> None:
-        self.trouble = says
-        self.said.value = trouble_html((Trouble("", says),))
-        self.body.remove_class("bt-stale")
-
-    def _repr_mimebundle_(self, **how: Any) -> Any:
-        return self.widget._repr_mimebundle_(**how)
 
     def __repr__(self) -> str:
         return f"FunnelExplorer of {self.log.path}: {self.code}"

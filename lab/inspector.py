@@ -11,11 +11,10 @@ import polars as pl
 from lab.inspector_visitor import THIS, Inspected, find_visitors
 from lab.log import LabError
 from lab.show import plural
-from lab.studio_check import Trouble
-from lab.studio_newest import Newest
-from lab.studio_page import readable, trouble_html
+from lab.studio_page import readable
+from lab.studio_panel import Panel
 from lab.studio_style import STYLE
-from lab.studio_widgets import Quiet, column, field, row, text_field
+from lab.studio_widgets import column, field, row, text_field
 
 if TYPE_CHECKING:
     from lab.log import Log
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 _SHOWN = 300  # characters of one value
 
 
-class Inspector:
+class Inspector(Panel):
     """Look at one visitor.
 
     log: from `lab.open`, with decisions. asked: whom to begin with, as for `look`. Without a browser: `look`, `choose`, and
@@ -36,21 +35,17 @@ class Inspector:
     """
 
     def __init__(self, log: Log, asked: str = "") -> None:
+        super().__init__("inspector")
         self.log = log
-        self.trouble = ""
         self._found = pl.DataFrame()
         self._seen: Inspected | None = None
-        self._quiet = Quiet()
         self.asked = text_field("a hit id, a visitor, a postback id, uid:anna, click_id:..., txid:...")
         self.asked.continuous_update = False
         self.asked.add_class("bt-code")
         self.who = w.Dropdown(layout=w.Layout(width="100%"))
         self.hits = w.Select(rows=18, layout=w.Layout(width="100%", height="430px"))
         self.hits.add_class("bt-hits")
-        self.headline, self.said, self.body = w.HTML(), w.HTML(), w.HTML()
-        self.headline.add_class("bt-count")
         self.widget = self._laid_out()
-        self._newest = Newest(self._failed, "inspector")
         self.asked.observe(lambda _: self._newest.ask(self._search), "value")
         self.who.observe(self._turned, "value")
         self.hits.observe(self._turned, "value")
@@ -152,13 +147,6 @@ class Inspector:
         """
         return tuple(self._inspected.notes)
 
-    def close(self) -> None:
-        """End the thread.
-
-        >>> lab.Inspector(log).close()
-        """
-        self._newest.close()
-
     @property
     def _inspected(self) -> Inspected:
         self._newest.settle()
@@ -219,14 +207,6 @@ class Inspector:
         parts += [_lineage(seen.lineage.filter(pl.col("hit_id") == hit_id)), _postbacks(seen, hit_id)]
         self.body.value = f'<div class="bt-body">{"".join(parts)}</div>'
         self.body.remove_class("bt-stale")
-
-    def _failed(self, says: str) -> None:
-        self.trouble = says
-        self.said.value = trouble_html((Trouble("", says),))
-        self.body.remove_class("bt-stale")
-
-    def _repr_mimebundle_(self, **how: Any) -> Any:
-        return self.widget._repr_mimebundle_(**how)
 
     def __repr__(self) -> str:
         return f"Inspector of {self.log.path}: {self.asked.value or 'nobody yet'}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
-from math import ceil, sqrt
+from math import sqrt
 from time import perf_counter
 from typing import Any
 
@@ -18,6 +18,7 @@ import polars as pl
 from lab.sets.events import PLACE
 from lab.sets.hard import lift_caps
 from lab.sets.stages import ask
+from lab.studio_caps import FIRED, capped
 from lab.studio_draft import Draft
 from lab.studio_event import Hits
 from lab.studio_ground import Asked, Ground
@@ -27,7 +28,6 @@ from service.engine.triggers import payout_of
 from service.engine.visitors import space, txid_key
 
 STAGES = tuple(stage.value for stage in Stage if stage is not Stage.EVENT)
-FIRED = "fired"
 Stopped = Callable[[], bool]  # whether a newer draft is waiting
 
 # a row per event that the trigger was asked about. place: in the log; row: of `Ground.events`, null for a hard visitor;
@@ -133,7 +133,7 @@ class Asking:
         hard = None if stopped() else self._hard(trigger, rulebook, drawn, stopped)
         if hard is None:
             return None
-        rows = _capped(pl.concat([rows, hard]), trigger, self.ground.share if drawn else 1)
+        rows = capped(pl.concat([rows, hard]), trigger, self.ground.share if drawn else 1)
         return _told(draft, trigger, rulebook, rows, not drawn, self.ground.share if drawn else 1, started)
 
     def _plain(self, hits: Hits, trigger: Trigger, rulebook: Rulebook) -> pl.DataFrame:
@@ -226,48 +226,6 @@ class _Sum:
 
     def value(self, name: str) -> str | None:
         return self._values.get(name)
-
-
-_PERIODS = {
-    "hour": pl.col("t") // 3_600_000_000, "day": pl.col("t") // 86_400_000_000,
-    "month": pl.from_epoch("t", time_unit="us").dt.strftime("%Y%m").cast(pl.Int64), "total": pl.lit(0, pl.Int64),
-}  # fmt: skip
-
-
-def _cap_keys(trigger: Trigger) -> list[pl.Expr]:
-    """What a cap counts by."""
-    cap = trigger.cap
-    assert cap is not None
-    keys = [(pl.col("place") // PLACE).alias("partition"), _PERIODS[cap.every].alias("period")]
-    return keys + ([pl.col("affiliate").fill_null("").alias("whose")] if cap.per == "affiliate" else [])
-
-
-def _capped(rows: pl.DataFrame, trigger: Trigger, share: int) -> pl.DataFrame:
-    """With the cap: the first so many that reach it. In a sample each hit stands for `share`, or for less under a cap."""
-    rows = rows.with_columns(weight=pl.lit(float(share)))
-    cap = trigger.cap
-    if cap is None:
-        return rows
-    reached = rows.filter(pl.col("stage") == FIRED).sort("place")
-    keys, first = _cap_keys(trigger), ceil(cap.count / share)
-    passes = pl.int_range(pl.len()).over(keys) < first
-    stands_for = (cap.count / pl.min_horizontal(pl.len().over(keys), first)).clip(upper_bound=float(share))
-    reached = reached.with_columns(
-        stage=pl.when(passes).then(pl.lit(FIRED)).otherwise(pl.lit(Stage.CAP.value)),
-        weight=pl.when(passes).then(stands_for).otherwise(pl.lit(float(share))),
-    )
-    return pl.concat([rows.filter(pl.col("stage") != FIRED), reached])
-
-
-def before_in_cap(answer: Answer, place: int) -> int:
-    """How many reached the cap before an event that it refused; of a sample, what the cap allows."""
-    trigger = answer.trigger
-    assert trigger.cap is not None
-    if not answer.exact:
-        return trigger.cap.count
-    reached = answer.rows.filter(pl.col("stage").is_in([FIRED, Stage.CAP.value])).sort("place")
-    number = pl.int_range(pl.len()).over(_cap_keys(trigger))
-    return int(reached.select("place", number=number).filter(pl.col("place") == place)["number"][0])
 
 
 def _told(

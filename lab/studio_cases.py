@@ -9,7 +9,8 @@ import msgspec
 import polars as pl
 
 from lab.sets.conditions import condition_sql, conjuncts
-from lab.studio_answer import FIRED, STAGES, Answer, Asking, before_in_cap, only, state_for
+from lab.studio_answer import STAGES, Answer, Asking, only, state_for
+from lab.studio_caps import FIRED, before_in_cap
 from lab.studio_ground import Asked
 from service.engine import Entry, Event, Outcome, Postback, Rulebook, Stage, State, Visitor, process
 from service.engine.conditions import syntax
@@ -121,7 +122,8 @@ def _case(answer: Answer, group: list[Asked], place: int, stage: str) -> Case | 
             if trigger.cap is not None:
                 state.caps.clear()  # of this visitor alone; what the others used up is told by the answer
                 if stage == Stage.CAP:
-                    _use_up(hit.entry, state, rulebook, before_in_cap(answer, place))
+                    before = before_in_cap(answer.rows, trigger, place) if answer.exact else trigger.cap.count
+                    _use_up(hit.entry, state, rulebook, before)
             return _told(hit.entry, state, rulebook, trail)
         trail.note(process(hit.entry, state, rulebook, hit.parsed))
     return None

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import polars as pl
 
-from lab.sets.facts import Asked, Finder, asked_hits, find_facts, visitors
+from lab.sets.facts import Asked, Finder, asked_hits, find_facts
 from lab.studio_ground import Ground
 from service.engine import Rulebook
 from service.engine.rulebook import Trigger
@@ -50,10 +50,3 @@ class Hits:
                 (self._values[name],) = self._finder.values([name])
         frame = pl.DataFrame({"row": hits["row"], **{name: self._values[name] for name in names}})
         return rows.to_frame("row").join(frame, on="row", how="left", maintain_order="left")
-
-    def hit_ids(self) -> pl.DataFrame:
-        """row, hit_id, visitor."""
-        hits = self._finder.hits
-        return pl.DataFrame({
-            "row": hits["row"], "hit_id": self._finder.own("hit_id"), "visitor": visitors(self._finder),
-        })  # fmt: skip

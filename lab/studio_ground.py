@@ -16,6 +16,7 @@ from lab.sets.duplicates import find_duplicates, find_unsure
 from lab.sets.events import ENTRY_COLUMNS, Source, read_events
 from lab.sets.past import Past
 from lab.sets.people import People, split
+from lab.sets.reading import FIELDS
 from lab.sets.said import Names, Said
 from lab.sets.session import Session
 from service.archive.schemas import entry_of
@@ -30,7 +31,6 @@ Report = Callable[[float, str], None]  # share done from 0 to 1, what is being d
 SHARE = 16  # one visitor of so many is in the sample
 SMALL = 60_000  # hits: a log up to here is never sampled
 MAX_EVENTS = 2_000  # names of events that are told apart
-_QUOTED = ("affiliate", "amount", "click_id", "currency", "tag_id", "ts", "txid", "uid", "test", "sig", "event")
 
 
 class Asked(NamedTuple):
@@ -126,7 +126,7 @@ class Ground:
 
     def _read_said(self) -> tuple[pl.DataFrame, pl.Series]:
         self._reader = Said(self.source, self.names, self.events)
-        columns = ["hit_id", *(f"f_{name}" for name in _QUOTED), *self.names.columns.values()]
+        columns = ["hit_id", *(f"f_{name}" for name in FIELDS), *self.names.columns.values()]
         return self._placed(self._reader.of(self.frame["row"], columns))
 
     def _placed(self, said: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:

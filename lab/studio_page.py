@@ -8,7 +8,8 @@ from html import escape
 from urllib.parse import unquote
 
 from lab.show import text_of
-from lab.studio_answer import FIRED, Answer
+from lab.studio_answer import Answer
+from lab.studio_caps import FIRED
 from lab.studio_cases import Case
 from lab.studio_check import Trouble
 from service.engine import Postback
