@@ -18,6 +18,7 @@ PREFIX = "BACKTRACK_"
 # the least and the most that makes sense; every other number starts at 1
 BOUNDS = {
     "port": (1, 65_535),
+    "web_stop_s": (1, 25),
     "smtp_port": (1, 65_535),
     "partitions": (1, 1024),
     "spool_floor_mb": (0, 1_000_000_000),
@@ -60,6 +61,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Address of the service as the world calls it, such as https://track.example; `backtrack send` refuses it."""
     web_workers: int = 1
     """Web processes behind the port."""
+    web_stop_s: int = 8
+    """How long a web process that is told to end waits for requests under way; below the grace of what ends it."""
     partitions: int = 16
     """Partitions of the journal. Fixed once the first hit is stored."""
     batch_hits: int = 256

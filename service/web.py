@@ -48,7 +48,7 @@ def run(settings: Settings, application: str = APPLICATION) -> None:
         respawn_failed_workers=True,
         respawn_interval=0.2,
         log_level=LogLevels.warning,
-        workers_kill_timeout=20,
+        workers_kill_timeout=settings.web_stop_s,
     )
     server.serve()
 
