@@ -5,6 +5,7 @@ Bad input is one line (for a rulebook one per problem) and never a traceback, an
 
 from __future__ import annotations
 
+import atexit
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -122,6 +123,7 @@ class Magics:
 
         if self._trials is None:
             self._trials = Trials()
+            atexit.register(self._trials.close)
         return self._trials.trial(log, draft, trigger, rulebook)
 
 

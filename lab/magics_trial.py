@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -102,8 +103,8 @@ class Trial:
         return f"{self.sentence}{f'. {self.note}' if self.note else ''}"
 
     def _repr_html_(self) -> str:
-        note = f'<div class="bt-trouble">{self.note}</div>' if self.note else ""
-        head = f'<div class="bt-label">{self.draft.name} on this log</div>'
+        note = f'<div class="bt-trouble">{escape(self.note)}</div>' if self.note else ""
+        head = f'<div class="bt-label">{escape(self.draft.name)} on this log</div>'
         body = (
             f'{head}<div class="bt-count">{count_html(self._answer)}</div>{note}{body_html(self._answer, self.cases)}'
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def test_a_bad_trigger_names_the_place_in_its_cell_and_the_nearest_name(shell: S
 def test_an_event_that_nobody_sent_is_noted(shell: Shell) -> None:
     trial = shell.run("%%trigger\n" + BIG.replace('"sale"', '"sales"'))
     assert trial.firings == 0
-    assert "No hit of acme is called 'sales', did you mean 'sale'?" in trial._repr_html_()
+    assert "No hit of acme is called 'sales', did you mean 'sale'?" in unescape(trial._repr_html_())
 
 
 def test_replay_gives_a_run_and_with_two_rulebooks_a_comparison(shell: Shell, tmp_path: Path) -> None:
