@@ -220,7 +220,8 @@ class Studio(Screen):
         self.form.after.allowed_tags = [name for _, name in self._events()]
         self.form.judge(self._checked)
         if self._checked.troubles:
-            self.body.add_class("bt-stale")  # what is below belongs to the last whole draft
+            for stale in (self.count, self.body):
+                stale.add_class("bt-stale")  # they belong to the last whole draft
         self.form.suggest(self.completions())
 
     def _typed(self) -> None:
@@ -270,7 +271,8 @@ class Studio(Screen):
         self._answer = answer
         self.count.value = count_html(answer)
         self.body.value = body_html(answer, cases)
-        self.body.remove_class("bt-stale")
+        for fresh in (self.count, self.body):
+            fresh.remove_class("bt-stale")
 
     def failed(self, says: str) -> None:
         self.count.value = trouble_html((Trouble("", says),))

@@ -28,6 +28,7 @@ from service.engine.triggers import payout_of
 from service.engine.visitors import space, txid_key
 
 STAGES = tuple(stage.value for stage in Stage if stage is not Stage.EVENT)
+KEPT = {True: 12, False: 4}  # kinds of events whose hits are kept, in the sample and whole
 Stopped = Callable[[], bool]  # whether a newer draft is waiting
 
 # a row per event that the trigger was asked about. place: in the log; row: of `Ground.events`, null for a hard visitor;
@@ -109,10 +110,18 @@ class Asking:
         key = trigger.client, trigger.on, drawn
         if key not in self._hits:
             kept = [one for one in self._hits if one[2] == drawn]
-            if len(kept) > 2:
+            if len(kept) >= KEPT[drawn]:
                 del self._hits[kept[0]]
             self._hits[key] = Hits(self.ground, trigger, drawn)
         return self._hits[key]
+
+    def warm(self, client: str, drawn: bool, stopped: Stopped) -> None:
+        """Get ready for a client's other events, the most frequent first; left early for a newer draft."""
+        kinds = self.ground.kinds.filter(pl.col("client") == client)["event"].to_list()
+        for event in kinds[: KEPT[drawn] - 1]:
+            if stopped():
+                return
+            self.hits(Trigger("~", client, event), drawn)
 
     def answer(
         self, draft: Draft, trigger: Trigger, rulebook: Rulebook, exact: bool = True,

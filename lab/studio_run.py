@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from service.engine import Rulebook
 
 TYPING_S = 0.05  # a pause that ends a burst of keys
+WARM_S = 2.0  # how long nobody has asked before what may be asked next is prepared
 CLOSED = "this studio is closed; open another one"
 IDLE_S = 0.25  # how long nobody has typed before the exact answer is worked out
 
@@ -111,6 +112,16 @@ class Runner:
                 self._settled = number
                 self._last, self._cases = found if found is not None else (None, ())
                 self._news.notify_all()
+        if checked is not None and found is not None and asking.ground.share > 1:
+            self._warm(asking, checked.draft.client, number)
+
+    def _warm(self, asking: Asking, client: str, number: int) -> None:
+        """While nobody asks, get ready for another event: its first answer is the slowest."""
+        for drawn, wait_s in ((True, 0.0), (False, WARM_S)):
+            with self._news:
+                if self._newer(number, wait_s):
+                    return
+            asking.warm(client, drawn, lambda: self._number != number or self._closed)
 
     def _answer(self, asking: Asking, checked: Checked, number: int) -> tuple[Answer, tuple[Case, ...]] | None:
         def stopped() -> bool:

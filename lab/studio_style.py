@@ -32,7 +32,7 @@ STYLE = (
     "vertical-align:5px;white-space:nowrap}"
     ".bt-exact{background:rgba(46,155,102,.16);color:#359c69!important}"
     ".bt-sample{background:rgba(196,132,29,.17);color:#b9812a!important}"
-    ".bt-stale .bt-body{opacity:.5}.bt-body{transition:opacity .2s}"
+    ".bt-stale .bt-body,.bt-count.bt-stale .widget-html-content{opacity:.5}.bt-body{transition:opacity .2s}"
     f".bt-body h4{{margin:15px 0 5px;font-size:11.5px;font-weight:600;color:{QUIET};letter-spacing:.02em}}"
     ".bt-bars{display:grid;grid-template-columns:minmax(92px,max-content) 1fr max-content max-content;gap:3px 10px;"
     "align-items:center;font-size:12.5px;font-variant-numeric:tabular-nums}"

@@ -10,6 +10,7 @@ from service.engine.rulebook import Rulebook
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]*\Z")
 _IN_EVENT = re.compile(r"\b(?:count|since)\(\s*([\"'])([^\"']*)\Z")
+_NAMING = re.compile(r"\b(?:count|since)\(\s*\Z")
 _OPERATORS = ("==", "!=", ">=", "<=", ">", "<", "in [", "matches ")
 _JOINTS = ("and ", "or ")
 _FUNCTIONS = ('count("', 'since("', "exists(", "not ")
@@ -25,6 +26,8 @@ def completions(text: str, names: Iterable[str], events: Iterable[str]) -> tuple
     if named:
         stem, typed = text[: len(text) - len(named[2])], named[2]
         return tuple(f"{stem}{event}{named[1]})" for event in events if event.startswith(typed))[:MOST]
+    if _NAMING.search(text):
+        return tuple(f'{text}"{event}")' for event in events)[:MOST]
     if _quoted(text):
         return ()
     word = _WORD.search(text)

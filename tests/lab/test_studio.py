@@ -229,6 +229,7 @@ def test_the_next_word_is_offered_and_can_be_clicked(studio: Studio) -> None:
     studio.open("first-deposit")
     assert "amount " in studio.completions("am")
     assert 'count("sale")' in studio.completions('count("sa')
+    assert 'since("login")' in studio.completions("since(")
     assert "amount >= " in studio.completions("amount")
     assert studio.completions("amount >= 20 ") == ("amount >= 20 and ", "amount >= 20 or ")
     assert studio.completions('country == "D') == ()
