@@ -23,7 +23,7 @@ def register(broker: dramatiq.Broker, settings: Settings, wakeups: Wakeups, stop
     """Make the actor `track` known to a worker's broker."""
     connection = epochs.journal_client(settings, timeout_s=30)
     shelf = Shelf(connection, settings.tables_path)
-    sweep = Sweep(connection)
+    sweep = Sweep(connection, settings.keep_days)
     places = keys.partitions(settings.partitions)
 
     def track(partition: int) -> None:

@@ -15,6 +15,7 @@ import msgspec
 import redis
 
 from service.engine import Rulebook
+from service.engine.times import iso_time
 from service.engine.visitors import Visitor
 from service.keys import Partition
 from service.scripts import Script
@@ -26,15 +27,17 @@ EVERY_S = 1.0  # between two steps in a partition
 STEP = 200  # visitors and transactions looked at in a step, about
 WRITERS = 1_000  # whose last batch is known, the newest; an older spool than that is not to be expected
 TIMES_REMEMBERED = 2
+DAY_US = 86_400_000_000
 
 _visitor = msgspec.msgpack.Decoder(Visitor).decode
 
 
 class Sweep:
-    """Where the sweep of each partition is, in this process. A new process begins anew."""
+    """Where the sweep of each partition is, in this process; a new one begins anew. keep_days: of the tables, 0: all."""
 
-    def __init__(self, connection: redis.Redis) -> None:
+    def __init__(self, connection: redis.Redis, keep_days: int = 0) -> None:
         self._redis = connection
+        self._keep_days = keep_days
         self._script = Script(connection, "tracking/sweep")
         self._cursors: dict[str, int] = {}
         self._next_s: dict[int, float] = {}
@@ -45,6 +48,7 @@ class Sweep:
         if now_s < self._next_s.get(place.number, 0.0):
             return 0
         self._next_s[place.number] = now_s + EVERY_S
+        counts = self._drop_counts(place, time_us)
         oldest_us = {name: time_us - TIMES_REMEMBERED * client.remember_us for name, client in rulebook.clients.items()}
         visitors = self._forgotten(self._scan(place.visitors), oldest_us)
         txids = [
@@ -54,7 +58,7 @@ class Sweep:
         ]
         writers = self._dead_writers(place)
         if not (visitors or txids or writers):
-            return 0
+            return counts
         owned = [(key, one.id) for one, _ in visitors for key in one.identifiers]
         args: list[Any] = [fence]
         for pairs in ([(one.id, raw) for one, raw in visitors], owned, txids):
@@ -66,7 +70,16 @@ class Sweep:
             log.info(
                 "partition %d: %d forgotten visitors, %d transactions deleted", place.number, len(visitors), len(txids)
             )
-        return max(0, gone)
+        return max(0, gone) + counts
+
+    def _drop_counts(self, place: Partition, time_us: int) -> int:
+        """Counters of days that the tables keep no more: nothing is left that could prove them. Log time never falls, so no
+        commit counts there again, whoever holds the partition."""
+        if not self._keep_days:
+            return 0
+        since = iso_time(time_us - (self._keep_days - 1) * DAY_US)[:10].encode()  # as retention's `first_kept`
+        old = [field for field in self._scan(place.counts) if field < since]  # a field begins with its hour
+        return int(self._redis.hdel(place.counts, *old)) if old else 0
 
     def _scan(self, key: str) -> dict[bytes, bytes]:
         found: Any = self._redis.hscan(key, self._cursors.get(key, 0), count=STEP)

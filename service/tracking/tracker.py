@@ -52,7 +52,7 @@ class Tracker:
         stopping: Callable[[], bool] = bool,
         sweep: Sweep | None = None,
     ) -> None:
-        self._sweep = sweep or Sweep(connection)
+        self._sweep = sweep or Sweep(connection, settings.keep_days)
         self._stopping = stopping
         self._redis = connection
         self._place = place

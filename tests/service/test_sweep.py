@@ -6,10 +6,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
 from service import keys
+from service.archive.retention import first_kept
+from service.archive.writer import Archiver
+from service.counts_command import compared, read_counts, recounted
 from service.engine import Hit, load
 from service.engine.partition import partition_of
 from service.servers import check_journal
@@ -38,7 +42,7 @@ def days_ago(days: float, query: str) -> Hit:
 
 def swept(settings: Settings, connection: redis.Redis, times: int = 1) -> int:
     """How many keys go in so many steps."""
-    one, gone = Sweep(connection), 0
+    one, gone = Sweep(connection, settings.keep_days), 0
     latest: Any = connection.hget(PLACE.tracked, "time")
     fence: Any = connection.get(PLACE.fence)
     for _ in range(times):
@@ -151,3 +155,22 @@ def test_tracking_sweeps_while_it_works(settings: Settings, connection: redis.Re
     # then they are gone
     assert identifiers(connection) == {"now"}
     assert_as_replayed(connection, settings)
+
+
+def test_counters_of_days_that_the_tables_keep_no_more_go_and_a_recount_still_proves_the_others(
+    settings: Settings, connection: redis.Redis
+) -> None:
+    # given events of four days, all of them counted and archived, and tables that keep today and the two days before it
+    store(connection, ACME, [days_ago(days, f"event=login&uid=u{days}") for days in (5, 3, 2, 1, 0)])
+    track_all(connection, settings)
+    Archiver(connection, settings.tables_path, settings.partitions, 1_000).round()
+    kept = msgspec.structs.replace(settings, keep_days=3)
+    swept(settings, connection)
+    assert len(read_counts(connection, 16)) == 5  # without the setting none goes
+    # when the partition is swept
+    gone = swept(kept, connection, 3)
+    # then the counters of older days are gone, those of the days that are kept are there and are proved
+    since = first_kept(NOW_US, 3)
+    assert gone == 2 and min(read_counts(connection, 16)) >= since and len(read_counts(connection, 16)) == 3
+    assert compared(read_counts(connection, 16), recounted(kept), since) == {}
+    assert compared(read_counts(connection, 16), recounted(kept)) != {}
