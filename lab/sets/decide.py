@@ -8,6 +8,7 @@ both halves -> caps
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 
 import msgspec
@@ -77,9 +78,12 @@ class _Road:
         apart = self._places(pl.concat([hard, tests]))
         entries = source.entries(pl.concat([apart, check.places]))
         sampled, earlier = set(check.places), self._earlier()
-        whole = reference([one for one in entries if one[0] not in sampled], earlier, lift_caps(rulebook))
         self.asked_for = Asked(trigger for _, trigger in self.triggers)
-        pieces = [self._by_sets(some) for some in _buckets(views)]
+        with ThreadPoolExecutor(1) as beside:  # sets work outside the interpreter, the engine in it
+            hard_ones = [one for one in entries if one[0] not in sampled]
+            by_engine = beside.submit(reference, hard_ones, earlier, lift_caps(rulebook))
+            pieces = [self._by_sets(some) for some in _buckets(views)]
+            whole = by_engine.result()
         asked = pl.concat([piece.asked for piece in pieces])
         lost = over_cap(pl.concat([self._reached(asked), reached_whole(whole, rulebook)]), rulebook.triggers)
         letters, firings = self._written(pieces, whole, lost)
