@@ -1,16 +1,17 @@
 """How many hits a second are stored and answered: `python -m tests.benchmarks intake [--json] [--seconds S]`.
 
-One web process, an embedded journal with fsync on every commit, and a sender in a process of its own: 64 connections,
-each with the next request as soon as the last one is answered. Five rounds; each measures, one after the other, the
-service (`acked_per_s`, `p50_ms`, `p99_ms`), the same server and handler with a journal that stores nothing
-(`noop_per_s`), and empty_gif of nginx with an access log (`nginx_per_s`, null where no nginx is on the PATH). Figures
-are medians, `ratio_to_noop` and `ratio_to_nginx` medians of the ratios of a round. `with_tracking_per_s` is a round
-with a worker at work beside. `cpu_ms_per_1000`: processor milliseconds per 1,000 hits of web and journal, on a shared
+One web process with a worker per core (`--workers`), an embedded journal with fsync on every commit, and a sender in a
+process of its own: 64 connections, each with the next request as soon as the last one is answered. Five rounds; each
+measures, one after the other, the service (`acked_per_s`, `p50_ms`, `p99_ms`), the same server and handler with a journal
+that stores nothing (`noop_per_s`), and empty_gif of nginx with an access log (`nginx_per_s`, null where no nginx is on the
+PATH). Figures are medians, `ratio_to_noop` and `ratio_to_nginx` medians of the ratios of a round. `with_tracking_per_s` is a
+round with a worker at work beside. `cpu_ms_per_1000`: processor milliseconds per 1,000 hits of web and journal, on a shared
 machine the steadier figures; `sender_share`: of one core, taken by the sender itself.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import tempfile
@@ -34,9 +35,9 @@ def drive(port: int, seconds: float, path: str = "") -> Figures:
     return found
 
 
-def of_web(running: Stack, command: str, seconds: float) -> Figures:
+def of_web(running: Stack, command: str, seconds: float, workers: int) -> Figures:
     """A web process started for this run alone."""
-    running.start("web", command)
+    running.start("web", command, web_workers=workers)
     running.wait_ready(running.settings.port)
     before = {name: running.cpu_s(name) for name in ("web", "journal")}
     found = drive(running.settings.port, seconds)
@@ -55,18 +56,22 @@ def of_nginx(folder: Path, seconds: float) -> Figures | None:
         return drive(port, seconds, "/e")
 
 
-def measure(seconds: float) -> Figures:
+def measure(seconds: float, workers: int) -> Figures:
     """All figures."""
     with (
         tempfile.TemporaryDirectory(prefix="backtrack-bench-") as folder,
         stack(Path(folder), RULES.read_text(encoding="utf-8")) as running,
     ):
         rounds = [
-            (of_web(running, WEB, seconds), of_web(running, NOOP, seconds), of_nginx(Path(folder), seconds))
+            (
+                of_web(running, WEB, seconds, workers),
+                of_web(running, NOOP, seconds, workers),
+                of_nginx(Path(folder), seconds),
+            )
             for _ in range(ROUNDS)
         ]
         running.start("worker", WORKER)
-        with_tracking = of_web(running, WEB, seconds)
+        with_tracking = of_web(running, WEB, seconds, workers)
     stored = [one[0] for one in rounds]
     return {
         **{name: statistics.median(one[name] for one in stored) for name in ("acked_per_s", "p50_ms", "p99_ms")},
@@ -97,8 +102,9 @@ def main() -> None:
     """Print the figures."""
     arguments = parser(__doc__)
     arguments.add_argument("--seconds", type=float, default=SECONDS, help="length of each of the sixteen runs")
+    arguments.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="of the web process")
     chosen = arguments.parse_args()
-    show(measure(chosen.seconds), chosen.json)
+    show({"web_workers": chosen.workers, **measure(chosen.seconds, chosen.workers)}, chosen.json)
 
 
 if __name__ == "__main__":
