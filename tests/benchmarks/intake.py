@@ -5,8 +5,8 @@ process of its own: 64 connections, each with the next request as soon as the la
 measures, one after the other, the service (`acked_per_s`, `p50_ms`, `p99_ms`), the same server and handler with a journal
 that stores nothing (`noop_per_s`), and empty_gif of nginx with an access log (`nginx_per_s`, null where no nginx is on the
 PATH). Figures are medians, `ratio_to_noop` and `ratio_to_nginx` medians of the ratios of a round. `with_tracking_per_s` is
-a round with a worker at work beside. `cpu_ms_per_1000`: processor milliseconds per 1,000 hits of web and journal, on a shared
-machine the steadier figures; `sender_share`: of one core, taken by the sender itself.
+a round with a worker at work beside. `cpu_ms_per_1000`: processor milliseconds per 1,000 hits of web and journal, on a
+shared machine the steadier figures; `sender_share`: of one core, taken by the sender itself.
 """
 
 from __future__ import annotations
