@@ -1,12 +1,13 @@
 # One recipe for all roles. EXTRAS names what is installed beside the service: nothing for web and worker, lab for JupyterLab.
 # Every file that is fetched is checked against its hash in requirements.txt; what is installed comes from those files only.
+# The C compiler of the second stage, signed by Debian, compiles the engine and stays behind.
 FROM python:3.11-slim AS wheels
 COPY requirements.txt /
 RUN pip download --quiet --no-cache-dir --disable-pip-version-check --require-hashes --dest /wheels -r /requirements.txt
 
-# the whole image, not the slim one, for its C compiler: the engine is compiled here
-FROM python:3.11 AS installed
+FROM python:3.11-slim AS installed
 ARG EXTRAS=""
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev
 COPY --from=wheels /wheels /wheels
 COPY pyproject.toml README.md /build/
 COPY service /build/service
