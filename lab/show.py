@@ -22,9 +22,9 @@ Report = Callable[[int, int], None]  # done, total
 _STYLE = (
     "<style>.backtrack{font:13px/1.45 system-ui,sans-serif;color:inherit}.backtrack b{font-weight:600}"
     ".backtrack table{border-collapse:collapse;margin:.4em 0;font-size:12px}"
-    ".backtrack th,.backtrack td{padding:2px 10px 2px 0;border:0;border-bottom:1px solid rgba(128,128,128,.35);"
+    ".backtrack table th,.backtrack table td{padding:2px 10px 2px 0;border:0;border-bottom:1px solid rgba(128,128,128,.35);"
     "text-align:left;vertical-align:top;background:none;color:inherit}.backtrack th{font-weight:600;opacity:.75}"
-    ".backtrack .n{text-align:right;font-variant-numeric:tabular-nums}.backtrack .q{opacity:.65}"
+    ".backtrack table tr{background:none}.backtrack table .n{text-align:right;font-variant-numeric:tabular-nums}.backtrack .q{opacity:.65}"
     ".backtrack svg{display:block;max-width:100%;height:auto;margin:.5em 0}"
     ".backtrack svg text{fill:currentColor;font:12px system-ui,'DejaVu Sans',sans-serif}"
     ".backtrack .a{fill:#2a91a2}.backtrack .b{fill:#8b929c}.backtrack .u{fill:#2e9d6a}.backtrack .d{fill:#c9564c}"
