@@ -23,8 +23,9 @@ def columns(frame: pl.DataFrame, x: str, y: str, by: str = "", title: str = "", 
 
         columns(log.hits.group_by_dynamic("time", every="1h").agg(pl.len().alias("hits")).collect(), "time", "hits")
     """
-    base = alt.Chart(_data(frame)).mark_bar(color=BAR, binSpacing=1, **_width(frame, x))
-    return _chart(frame, base, x, y, by, title, subtitle)
+    wide = _width(frame, x)
+    base = alt.Chart(_data(frame)).mark_bar(color=BAR, binSpacing=1, **wide)
+    return _chart(frame, base, x, y, by, title, subtitle, padding=8 + wide.get("width", 0.0) / 2)
 
 
 def lines(frame: pl.DataFrame, x: str, y: str, by: str = "", title: str = "", subtitle: str = "") -> Chart:
@@ -33,10 +34,11 @@ def lines(frame: pl.DataFrame, x: str, y: str, by: str = "", title: str = "", su
     return _chart(frame, base, x, y, by, title, subtitle)
 
 
-def _chart(frame: pl.DataFrame, base: Any, x: str, y: str, by: str, title: str, subtitle: str) -> Chart:
-    share = frame.schema[y].is_float() and frame.height > 0 and float(frame[y].max() or 0) <= 1  # type: ignore[arg-type]
+def _chart(
+    frame: pl.DataFrame, base: Any, x: str, y: str, by: str, title: str, subtitle: str, padding: float = 8.0
+) -> Chart:
     encoded = base.encode(
-        x=_across(frame, x), y=alt.Y(f"{y}:Q", axis=_axis(format=".0%" if share else "~s", title=_said(y)))
+        x=_across(frame, x, padding), y=alt.Y(f"{y}:Q", axis=_axis(title=_said(y), **_numbers(frame[y])))
     )
     if by:
         names = frame[by].unique(maintain_order=True).to_list()
@@ -47,20 +49,24 @@ def _chart(frame: pl.DataFrame, base: Any, x: str, y: str, by: str, title: str, 
     return Chart(frame, dressed(encoded.properties(width=_WIDTH, height=_HEIGHT), title, subtitle), title)
 
 
-def _across(frame: pl.DataFrame, x: str) -> Any:
+def _numbers(values: pl.Series) -> dict[str, Any]:
+    """How the numbers of an axis are written: whole ones as such, shares in percent."""
+    if values.dtype.is_integer():
+        return {"format": ",d", "tickMinStep": 1}
+    highest = values.max()
+    return {"format": ".0%" if highest is not None and float(highest) <= 1 else ",~f"}  # type: ignore[arg-type]
+
+
+def _across(frame: pl.DataFrame, x: str, padding: float) -> Any:
     if not frame.schema[x].is_temporal():
         return alt.X(f"{x}:N", sort=None, axis=_axis(title=_said(x), labelAngle=0, grid=False))
-    days = (frame[x].max() - frame[x].min()).total_seconds() / 86_400 if frame.height else 0  # type: ignore[operator,union-attr]
-    form = "%a %-d %b" if days > 2 else "%a %H:%M"
+    seconds = frame[x].cast(pl.Datetime("us")).dt.epoch("s")
+    long = frame.height > 0 and seconds.max() - seconds.min() > 2 * 86_400  # type: ignore[operator]
     axis = _axis(
-        format=form,
-        title=f"{_said(x)} (UTC)",
-        labelAngle=0,
-        grid=False,
-        labelOverlap=True,
-        tickCount="day" if days > 2 else 8,
-    )
-    return alt.X(f"{x}:T", scale=alt.Scale(type="utc", nice=False, padding=8), axis=axis)
+        format="%a %-d %b" if long else "%a %H:%M", tickCount="day" if long else 8, title=f"{_said(x)} (UTC)",
+        labelAngle=0, grid=False, labelOverlap=True,
+    )  # fmt: skip
+    return alt.X(f"{x}:T", scale=alt.Scale(type="utc", nice=False, padding=padding), axis=axis)
 
 
 def _width(frame: pl.DataFrame, x: str) -> dict[str, float]:

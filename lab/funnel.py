@@ -41,6 +41,10 @@ class Funnel:
 
     Columns: [by], step_number (from 1), step, visitors, share_of_first and share_of_previous (0 to 1, null where nobody
     came so far), median_seconds_from_previous (within the attempts that count, null for the first step).
+
+    >>> funnel = log.funnel("click", "registration", "sale", within="12h")
+    >>> funnel.frame.columns
+    ['step_number', 'step', 'visitors', 'share_of_first', 'share_of_previous', 'median_seconds_from_previous']
     """
 
     def __init__(self, frame: pl.DataFrame, asked: Asked, way: Way) -> None:
@@ -55,14 +59,22 @@ class Funnel:
 
     @property
     def visitors(self) -> list[int]:
-        """Visitors per step, over all values of the breakdown."""
+        """Visitors per step, over all values of the breakdown.
+
+        >>> len(funnel.visitors) == len(funnel.steps)
+        True
+        """
         counts = self.frame.group_by("step_number").agg(pl.col("visitors").sum())
         found = dict(counts.iter_rows())
         return [found.get(number, 0) for number in range(1, len(self.steps) + 1)]
 
     @property
     def title(self) -> str:
-        """What was asked, in one line."""
+        """What was asked, in one line.
+
+        >>> funnel.title
+        'click → registration → sale within 12h'
+        """
         joint = {"ordered": " → ", "strict": " ⇒ ", "any": " + "}[self.asked.mode]
         mode = {"ordered": "", "strict": ", nothing between", "any": ", in any order"}[self.asked.mode]
         without = ", ".join(step.label for step in self.asked.exclude)
@@ -74,7 +86,11 @@ class Funnel:
 
     @property
     def sentence(self) -> str:
-        """The answer in one line."""
+        """The answer in one line.
+
+        >>> "visitors did click" in funnel.sentence
+        True
+        """
         first, last = self.visitors[0], self.visitors[-1]
         share = f", {100 * last / first:.1f} %" if first else ""
         return f"{plural(first, 'visitor')} did {self.steps[0]}; {last:,} reached {self.steps[-1]}{share}"
@@ -86,6 +102,9 @@ class Funnel:
         Columns: [by], step_number, step, visitors, lowest, highest (visitors, over every order), median_seconds,
         lowest_median, highest_median (seconds from the previous step). Past `funnel_ties.MAX_WAYS` hits to follow for one
         visitor it counts as both: gone after the first step, and there to the end.
+
+        >>> funnel.ties.columns[2:5]
+        ['visitors', 'lowest', 'highest']
         """
         from lab.funnel_ranges import ranges
 
@@ -94,14 +113,22 @@ class Funnel:
     @cached_property
     def times(self) -> pl.DataFrame:
         """Time to convert. Columns: [by], step_number, step, since (`previous` or `first` step), visitors, then seconds:
-        p10, p25, p50, p75, p90, p99. From step 2 on; nobody came so far: no row."""
+        p10, p25, p50, p75, p90, p99. From step 2 on; nobody came so far: no row.
+
+        >>> funnel.times.columns
+        ['step_number', 'step', 'since', 'visitors', 'p10', 'p25', 'p50', 'p75', 'p90', 'p99']
+        """
         from lab.funnel_times import times
 
         return times(self._way.attempts, self.steps, self._column)
 
     @cached_property
     def trend(self) -> pl.DataFrame:
-        """By day (UTC) of the start. Columns: day (date), [by], step_number, step, visitors, share_of_first (0 to 1)."""
+        """By day (UTC) of the start. Columns: day (date), [by], step_number, step, visitors, share_of_first (0 to 1).
+
+        >>> funnel.trend.columns
+        ['day', 'step_number', 'step', 'visitors', 'share_of_first']
+        """
         from lab.funnel_times import trend
 
         return trend(self._way.attempts, self.steps, self._column)
@@ -111,6 +138,9 @@ class Funnel:
 
         Columns: [by], step_number and step (the last that they did), next (`login → pageview`, `(nothing)`), visitors,
         share (0 to 1, of those who left there). Most visitors first.
+
+        >>> funnel.left().columns
+        ['step_number', 'step', 'next', 'visitors', 'share']
         """
         from lab.funnel_left import left
 
@@ -119,32 +149,52 @@ class Funnel:
         return left(self._way, self.asked, self._column, events)
 
     def beside(self, other: Funnel) -> Segments:
-        """Two funnels of the same steps side by side: see `lab.funnel_beside.Segments`."""
+        """Two funnels of the same steps side by side: see `lab.funnel_beside.Segments`.
+
+        >>> funnel.beside(log.funnel("click", "registration", "sale", client="bolt")).frame.height
+        3
+        """
         from lab.funnel_beside import Segments
 
         return Segments(self, other)
 
     def chart(self) -> Chart:
-        """The funnel as a chart; `chart().frame` is what it draws."""
+        """The funnel as a chart; `chart().frame` is what it draws.
+
+        >>> funnel.chart().frame.equals(funnel.frame)
+        True
+        """
         from lab.charts import funnel_chart
 
         return funnel_chart(self)
 
     def times_chart(self) -> Chart:
-        """How many of those who came had come after which time, one line per step."""
+        """How many of those who came had come after which time, one line per step.
+
+        >>> funnel.times_chart().frame.columns[:2]
+        ['step_number', 'label']
+        """
         from lab.funnel_charts import times_chart
 
         return times_chart(self)
 
     def trend_chart(self) -> Chart:
-        """The share that reached each step, by day of the start."""
+        """The share that reached each step, by day of the start.
+
+        >>> funnel.trend_chart().frame.columns[:2]
+        ['day', 'step_number']
+        """
         from lab.funnel_charts import trend_chart
 
         return trend_chart(self)
 
     @property
     def waits(self) -> pl.DataFrame:
-        """step_number, seconds: the time from the first step to each later one, one row per visitor that came."""
+        """step_number, seconds: the time from the first step to each later one, one row per visitor that came.
+
+        >>> funnel.waits.columns
+        ['step_number', 'seconds']
+        """
         from lab.funnel_times import waits
 
         return waits(self._way.attempts, len(self.steps))
@@ -155,7 +205,11 @@ class Funnel:
         return f"by_{self.by}" if self.by in _COUNTED else self.by
 
     def readable(self) -> pl.DataFrame:
-        """The frame as a person reads it: shares in percent, times in units, and ranges where ties leave one."""
+        """The frame as a person reads it: shares in percent, times in units, and ranges where ties leave one.
+
+        >>> funnel.readable().columns
+        ['step', 'visitors', 'of first', 'of previous', 'median time']
+        """
         kept = [name for name in self.frame.columns if name not in _COUNTED]
         shown = self.frame.select(
             *(pl.col(name).replace("", NONE) for name in kept),
@@ -332,7 +386,7 @@ def text_table(frame: pl.DataFrame) -> str:
     from rich.console import Console
 
     out = StringIO()
-    Console(file=out, width=140, color_system=None).print(rich_table(frame, limit=40))
+    Console(file=out, width=140, color_system=None, force_jupyter=False).print(rich_table(frame, limit=40))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 

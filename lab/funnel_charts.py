@@ -17,14 +17,19 @@ if TYPE_CHECKING:
 OTHER = "#c2703d"  # the second segment: as far from the background as the bars are
 LINES = (BAR, OTHER, "#8a6fc4", "#5c9a4a", "#b0568a", "#8d8436")
 _POINTS = 101  # of a line of times: one per percent
-_MARKS_S = [1, 10, 60, 600, 3600, 6 * 3600, 86_400, 7 * 86_400, 30 * 86_400, 365 * 86_400]
+_MARKS_S = [
+    *(1, 10, 60, 600, 3600, 6 * 3600),
+    *(days * 86_400 for days in (1, 2, 3, 7, 14, 30, 90, 365)),
+]
 
 
 def times_chart(found: Funnel) -> Chart:
     """Of those who came to a step, the share (0 to 1) that had come after so many seconds from the first step."""
     frame = _waited(found)
     marks = {str(seconds): duration_text(seconds) for seconds in _MARKS_S}
-    axis = _axis(values=_MARKS_S, labelExpr=f"{marks!r}[datum.value]", title="time from the first step")
+    axis = _axis(
+        values=_MARKS_S, labelExpr=f"{marks!r}[datum.value]", title="time from the first step", labelOverlap=True
+    )
     spec = alt.Chart(alt.Data(values=frame.to_dicts())).mark_line(strokeWidth=2).encode(
         x=alt.X("seconds:Q", scale=alt.Scale(type="symlog", constant=1), axis=axis),
         y=alt.Y("share:Q", scale=alt.Scale(domain=[0, 1]), axis=_axis(format=".0%", title="had come")),
