@@ -150,9 +150,13 @@ class Asking:
         ground = self.ground
         found = ask(ground.session, facts, asked, rulebook, [(0, trigger)], ground.codes)
         places = ground.events["ord"].gather(found["row"])
-        through = found.filter(pl.col("stage").is_null())["row"]
+        fired = found["stage"].is_null()
         found = found.with_columns(place=places, weight=pl.lit(1.0), stage=pl.col("stage").fill_null(FIRED))
-        found = found.join(_paid(trigger, hits, through), on="row", how="left", maintain_order="left")
+        paid = _paid(trigger, hits, found["row"].filter(fired))
+        found = found.with_columns(
+            pl.repeat(None, found.height, dtype=pl.String, eager=True).scatter(fired.arg_true(), paid[name]).alias(name)
+            for name in ("payout", "currency")
+        )
         return found.select(pl.col(name).cast(kind) for name, kind in _ROWS.items())
 
     def _hard(self, trigger: Trigger, rulebook: Rulebook, drawn: bool, stopped: Stopped) -> pl.DataFrame | None:
@@ -210,21 +214,24 @@ def _mints(hit: Asked) -> bool:
 
 
 def _paid(trigger: Trigger, hits: Hits, rows: pl.Series) -> pl.DataFrame:
-    """row, payout, currency of these rows; each different sum is worked out once, by the engine."""
+    """row, payout, currency of these rows, in their order; each different sum is worked out once, by the engine."""
     payout = trigger.payout
     if payout is None or payout.fixed is not None:
         amount, currency = payout_of(payout, _Sum({}))
         return pl.DataFrame({"row": rows}).with_columns(payout=pl.lit(amount), currency=pl.lit(currency))
     values = hits.values(rows, dict.fromkeys((payout.of, "currency")))
-    values = values.rename({payout.of: "base"}) if payout.of != "currency" else values.with_columns(base="currency")
-    values = values.rename({"currency": "code"})
+    values = pl.DataFrame({"row": rows, "base": values[payout.of], "code": values["currency"]})
     sums = values.select("base", "code").unique()
     made = [payout_of(payout, _Sum({payout.of: base, "currency": code})) for base, code in sums.iter_rows()]
+    if len(made) == 1:
+        return values.select("row", payout=pl.lit(made[0][0]), currency=pl.lit(made[0][1]))
     known = sums.with_columns(
         pl.Series("payout", [amount for amount, _ in made], pl.String),
         pl.Series("currency", [code for _, code in made], pl.String),
     )
-    return values.join(known, on=["base", "code"], how="left", nulls_equal=True).select("row", "payout", "currency")
+    return values.join(
+        known, on=["base", "code"], how="left", nulls_equal=True, maintain_order="left"
+    ).select("row", "payout", "currency")  # fmt: skip
 
 
 class _Sum:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 
 import polars as pl
 
@@ -39,14 +40,21 @@ class Hits:
         if key not in self._facts:
             if len(self._facts) > 8:
                 self._facts.clear()
-            self._facts[key] = asked, find_facts(self._finder, asked, rulebook)
+            facts = find_facts(self._finder, asked, rulebook)
+            self._facts[key] = asked, facts.drop("i", "start", "speaks", "counted")
         return self._facts[key]
 
     def values(self, rows: pl.Series, names: Iterable[str]) -> pl.DataFrame:
-        """What these rows say of each name, as conditions and payouts find it; in columns of that name, beside `row`."""
-        hits = self._finder.hits
+        """What these rows say of each name, as conditions and payouts find it; in columns of that name, row by row."""
+        places = self._places.gather(rows)
         for name in names:
             if name not in self._values:
                 (self._values[name],) = self._finder.values([name])
-        frame = pl.DataFrame({"row": hits["row"], **{name: self._values[name] for name in names}})
-        return rows.to_frame("row").join(frame, on="row", how="left", maintain_order="left")
+        return pl.DataFrame({name: self._values[name].gather(places) for name in names})
+
+    @cached_property
+    def _places(self) -> pl.Series:
+        """By row of `Ground.events`, the place among these hits."""
+        rows = self._finder.hits["row"]
+        nothing = pl.repeat(None, self.ground.hits, dtype=pl.UInt32, eager=True)
+        return nothing.scatter(rows, pl.int_range(rows.len(), dtype=pl.UInt32, eager=True))
