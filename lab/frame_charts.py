@@ -9,11 +9,10 @@ import altair as alt
 import polars as pl
 
 from lab.charts import BAR, INK, Chart, dressed
-from lab.funnel_charts import LINES
+from lab.funnel_charts import LINES, quiet_axis
 
 _WIDTH, _HEIGHT = 560, 200
 _ROWS = 5_000  # a drawing of more points says no more and takes long
-_GRID = "#8a8f9840"
 
 
 def columns(frame: pl.DataFrame, x: str, y: str, by: str = "", title: str = "", subtitle: str = "") -> Chart:
@@ -38,7 +37,7 @@ def _chart(
     frame: pl.DataFrame, base: Any, x: str, y: str, by: str, title: str, subtitle: str, padding: float = 8.0
 ) -> Chart:
     encoded = base.encode(
-        x=_across(frame, x, padding), y=alt.Y(f"{y}:Q", axis=_axis(title=_said(y), **_numbers(frame[y])))
+        x=_across(frame, x, padding), y=alt.Y(f"{y}:Q", axis=quiet_axis(title=_said(y), **_numbers(frame[y])))
     )
     if by:
         names = frame[by].unique(maintain_order=True).to_list()
@@ -59,10 +58,10 @@ def _numbers(values: pl.Series) -> dict[str, Any]:
 
 def _across(frame: pl.DataFrame, x: str, padding: float) -> Any:
     if not frame.schema[x].is_temporal():
-        return alt.X(f"{x}:N", sort=None, axis=_axis(title=_said(x), labelAngle=0, grid=False))
+        return alt.X(f"{x}:N", sort=None, axis=quiet_axis(title=_said(x), labelAngle=0, grid=False))
     seconds = frame[x].cast(pl.Datetime("us")).dt.epoch("s")
     long = frame.height > 0 and seconds.max() - seconds.min() > 2 * 86_400  # type: ignore[operator]
-    axis = _axis(
+    axis = quiet_axis(
         format="%a %-d %b" if long else "%a %H:%M", tickCount="day" if long else 8, title=f"{_said(x)} (UTC)",
         labelAngle=0, grid=False, labelOverlap=True,
     )  # fmt: skip
@@ -88,8 +87,3 @@ def _data(frame: pl.DataFrame) -> Any:
 
 def _said(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _axis(**more: Any) -> Any:
-    quiet = {"labelColor": INK, "titleColor": INK, "gridColor": _GRID, "domain": False, "ticks": False}
-    return alt.Axis(**(quiet | {"titleFontWeight": "normal", "labelPadding": 6} | more))

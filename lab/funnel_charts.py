@@ -27,12 +27,12 @@ def times_chart(found: Funnel) -> Chart:
     """Of those who came to a step, the share (0 to 1) that had come after so many seconds from the first step."""
     frame = _waited(found)
     marks = {str(seconds): duration_text(seconds) for seconds in _MARKS_S}
-    axis = _axis(
+    axis = quiet_axis(
         values=_MARKS_S, labelExpr=f"{marks!r}[datum.value]", title="time from the first step", labelOverlap=True
     )
     spec = alt.Chart(alt.Data(values=frame.to_dicts())).mark_line(strokeWidth=2).encode(
         x=alt.X("seconds:Q", scale=alt.Scale(type="symlog", constant=1), axis=axis),
-        y=alt.Y("share:Q", scale=alt.Scale(domain=[0, 1]), axis=_axis(format=".0%", title="had come")),
+        y=alt.Y("share:Q", scale=alt.Scale(domain=[0, 1]), axis=quiet_axis(format=".0%", title="had come")),
         color=_colours("label", _labels(found)[1:]), order="share:Q",
     ).properties(width=460, height=240)  # fmt: skip
     return Chart(frame, dressed(spec, found.title, "how long those took who came"), found.title)
@@ -45,8 +45,8 @@ def trend_chart(found: Funnel) -> Chart:
     frame = days.with_columns(share=pl.when(first > 0).then(pl.col("visitors") / first), label=_named(found))
     shown = frame.filter(pl.col("step_number") > 1).with_columns(pl.col("day").cast(pl.String))
     spec = alt.Chart(alt.Data(values=shown.to_dicts())).mark_line(point=True, strokeWidth=2).encode(
-        x=alt.X("day:O", axis=_axis(labelAngle=-40, title="day of the first step (UTC)", labelOverlap=True)),
-        y=alt.Y("share:Q", axis=_axis(format=".0%", title="came so far")),
+        x=alt.X("day:O", axis=quiet_axis(labelAngle=-40, title="day of the first step (UTC)", labelOverlap=True)),
+        y=alt.Y("share:Q", axis=quiet_axis(format=".0%", title="came so far")),
         color=_colours("label", _labels(found)[1:]),
     ).properties(width=460, height=240)  # fmt: skip
     return Chart(frame, dressed(spec, found.title, "by day, as share of those who started then"), found.title)
@@ -65,7 +65,7 @@ def segments_chart(both: Segments) -> Chart:
         for name, side in zip(names, ("", "other_"), strict=True)
     ]  # fmt: skip
     base = alt.Chart(alt.Data(values=rows)).encode(
-        y=alt.Y("label:N", sort=steps, title=None, axis=_axis(labelFontSize=12, labelLimit=240)),
+        y=alt.Y("label:N", sort=steps, title=None, axis=quiet_axis(labelFontSize=12, labelLimit=240)),
         yOffset=alt.YOffset("segment:N", sort=names),
         x=alt.X("share:Q", scale=alt.Scale(domain=[0, 1.25]), axis=None),
     )
@@ -106,6 +106,7 @@ def _colours(field: str, names: list[str]) -> Any:
     )
 
 
-def _axis(**more: Any) -> Any:
+def quiet_axis(**more: Any) -> Any:
+    """An axis in the ink of the page, without lines of its own; more: what else it is to be."""
     quiet = {"labelColor": INK, "titleColor": INK, "gridColor": "#8a8f9840", "domain": False, "ticks": False}
     return alt.Axis(**(quiet | {"titleFontWeight": "normal", "labelPadding": 6} | more))
