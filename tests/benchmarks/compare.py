@@ -1,7 +1,7 @@
 """How fast two rulebooks are compared by sets: `python -m tests.benchmarks compare [--json] [--hits N]`.
 
-Generates hits of the sample rulebook (lab/bulk.py says which), then compares datasets/rules.toml with rules-next.toml beside it
-on all of them in a fresh process: `compare_s` from the opened log to postbacks gained, lost and changed with their money,
+Generates hits of the sample rulebook (lab/bulk.py says which), then compares datasets/rules.toml with rules-next.toml on
+all of them in a fresh process: `compare_s` from the opened log to postbacks gained, lost and changed with their money,
 `cpu_s` of processor time, `peak_memory_gb`, and how many postbacks were gained, lost and changed.
 """
 

@@ -119,7 +119,10 @@ def test_aliases_that_differ_are_read_by_each_rulebook_itself(log: Log) -> None:
 
 def test_the_counts_are_those_of_two_replays() -> None:
     # given three days of the sample and rules that touch three triggers
-    log, rules = lab.open(DATASETS / "tables", as_of="2026-03-04"), (DATASETS / "rules.toml").read_text(encoding="utf-8")
+    log, rules = (
+        lab.open(DATASETS / "tables", as_of="2026-03-04"),
+        (DATASETS / "rules.toml").read_text(encoding="utf-8"),
+    )
     other = rules.replace("amount >= 20", "amount >= 60").replace("amount > 100", "amount > 50").replace("7.5", "8")
 
     # when they are compared by either engine
