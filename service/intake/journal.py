@@ -29,7 +29,6 @@ log = logging.getLogger("backtrack.intake")
 DRAIN_EVERY_S = 0.2  # how often a journal that is away is asked again
 DRAIN_FIRST_S = 0.1  # how long new hits wait for a spool that drains, so that it drains faster than it fills
 ADOPT_EVERY_S = 1.0
-GATHER_S = 0.003  # between two appends: each is an fsync, however much it carries; the first after a pause goes at once
 
 
 class NotStoredError(Exception):
@@ -127,13 +126,7 @@ class RedisJournal:
             await self._work.wait()
             self._work.clear()
             while batches := self._take():
-                next_s = time.monotonic() + GATHER_S
                 await self._store(batches)
-                await self._gather(next_s)
-
-    async def _gather(self, next_s: float) -> None:
-        if not self._stopping and (left_s := next_s - time.monotonic()) > 0:
-            await asyncio.sleep(left_s)
 
     def _take(self) -> list[Batch]:
         """At most one batch per partition, in order of arrival; each gets its counter now."""
