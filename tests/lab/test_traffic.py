@@ -13,7 +13,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from lab.traffic import DAY_US, SAMPLE_START_US, Request, TrafficError, fill, generate, to_hit
+from lab.stories import DAY_US
+from lab.traffic import SAMPLE_START_US, Request, TrafficError, fill, generate, to_hit
 from lab.trouble import BROKEN
 from service.engine import Entry, Outcome, Rejection, State, load, parse, process
 
