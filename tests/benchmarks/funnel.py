@@ -5,7 +5,9 @@ with two threads: by the query behind `log.funnel`, and by `windowFunnel` of chd
 ClickHouse; most of a gigabyte on disk, hence no dependency: `pip install chdb`). Both must give the same numbers before a
 time counts. Rounds take turns; a fresh process each. Figures: `events_per_s`, `cpu_s`, `ratio_to_chdb` (their best time
 over ours), `ratio_to_chdb_cpu` (the same in processor time, steadier on a shared machine), and `hard_share`: of those who
-started, those whose events had to be put in order.
+started, those whose events had to be put in order. With `--retentioneering PYTHON`, an interpreter that has it, the funnel
+without a window is counted by it too, once: `ratio_to_retentioneering` from the file to the answer, and
+`ratio_to_retentioneering_counted` with our whole time against that of its funnel alone.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +45,9 @@ def generate(path: Path, events: int) -> None:
         connection.execute(f"COPY ({query}) TO '{path}' (FORMAT parquet, COMPRESSION zstd)").fetchall()
 
 
-def ours(path: Path) -> dict[str, Any]:
+def ours(path: Path, within_us: int = WITHIN_US) -> dict[str, Any]:
     """The funnel by the lab, in this process."""
-    asked = read_question(STEPS, WITHIN_US, "ordered", (), None)._replace(by=False)
+    asked = read_question(STEPS, within_us, "ordered", (), None)._replace(by=False)
     with Session(threads=THREADS) as session:
         started, processor = time.perf_counter(), time.process_time()
         session.run("SET preserve_insertion_order = false")
@@ -74,7 +77,26 @@ def theirs(path: Path) -> dict[str, Any]:
     return {"seconds": seconds, "cpu_s": busy, "visitors": [int(value) for value in found["data"][0]]}
 
 
-def figures(events: int, rounds: int) -> dict[str, Any]:
+PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "ours": ours, "theirs": theirs, "unbounded": lambda path: ours(path, 2**52),
+}  # fmt: skip
+
+
+def elsewhere(python: str, path: Path) -> dict[str, Any]:
+    """The ratios to retentioneering, which knows no window; the answers must be the same."""
+    command = [python, str(Path(__file__).parent / "live" / "funnel_elsewhere.py"), str(path), *STEPS]
+    other = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    mine = min((_apart("unbounded", path, 0) for _ in range(3)), key=lambda run: float(run["seconds"]))
+    counted = [step["unique_paths"] for step in other["found"]["steps"]]
+    if counted != mine["visitors"]:
+        sys.exit(f"the answers differ: {counted}, {mine['visitors']}")
+    return {
+        "ratio_to_retentioneering": round(other["seconds"] / mine["seconds"], 1),
+        "ratio_to_retentioneering_counted": round(other["counted_s"] / mine["seconds"], 1),
+    }
+
+
+def figures(events: int, rounds: int, python: str = "") -> dict[str, Any]:
     """All figures."""
     names = ["ours", *(["theirs"] if importlib.util.find_spec("chdb") else [])]
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
@@ -85,6 +107,7 @@ def figures(events: int, rounds: int) -> dict[str, Any]:
         for _ in range(rounds):
             for name in names:
                 runs[name].append(_apart(name, path, events))
+        beside = elsewhere(python, path) if python else {"ratio_to_retentioneering": None}
     answers = {tuple(run["visitors"]) for found in runs.values() for run in found}
     if len(answers) != 1:
         sys.exit(f"the answers differ: {answers}")
@@ -98,7 +121,7 @@ def figures(events: int, rounds: int) -> dict[str, Any]:
     } if "theirs" in best else {"ratio_to_chdb": None}  # fmt: skip
     return {
         "events": total, "visitors": mine["visitors"], "events_per_s": round(total / mine["seconds"]),
-        "cpu_s": round(cpu["ours"], 2), **compared, "hard_share": round(mine["hard_share"], 4),
+        "cpu_s": round(cpu["ours"], 2), **compared, **beside, "hard_share": round(mine["hard_share"], 4),
     }  # fmt: skip
 
 
@@ -123,6 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON document and nothing else")
     parser.add_argument("--events", type=int, default=EVENTS, help="how many events, about")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured")
+    parser.add_argument("--retentioneering", default="", metavar="PYTHON", help="an interpreter that has it")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
@@ -130,9 +154,9 @@ def main(arguments: list[str] | None = None) -> None:
         generate(chosen.path, chosen.events)
         print("{}")
     elif chosen.part:
-        print(json.dumps(ours(chosen.path) if chosen.part == "ours" else theirs(chosen.path)))
+        print(json.dumps(PARTS[chosen.part](chosen.path)))
     else:
-        found = figures(chosen.events, chosen.rounds)
+        found = figures(chosen.events, chosen.rounds, chosen.retentioneering)
         lines = [f"{name:26}{value}" for name, value in found.items()]
         print(json.dumps(found) if chosen.json else "\n".join(lines))
 
