@@ -75,7 +75,7 @@ ALL = sorted(commands(main))
 def test_the_commands_are_those_of_the_design() -> None:
     assert {names[0] for names in ALL} == {
         "up", "demo", "web", "worker", "partner", "rules", "replay", "verify", "explain", "funnel", "import", "counts",
-        "erase", "postback", "lab",
+        "erase", "postback", "send", "lab",
     }  # fmt: skip
     deeper = {
         group: {names[1] for names in ALL if names[0] == group and len(names) == 2} for group in ("rules", "postback")
@@ -118,7 +118,7 @@ def test_without_the_labs_packages_the_service_still_runs_and_says_what_is_missi
     (tmp_path / "polars.py").write_text("raise ModuleNotFoundError(\"No module named 'polars'\", name='polars')")
     bare = str(tmp_path)
     # then the help is whole, the service's commands work, and those of the lab say what to install
-    assert outside("--help", PYTHONPATH=bare).stdout.count("needs backtrack[lab]") == 5
+    assert outside("--help", PYTHONPATH=bare).stdout.count("needs backtrack[lab]") == 6
     assert outside("rules", "check", RULES, PYTHONPATH=bare).status == 0
     for arguments in (["replay", "datasets/tables"], ["replay", "--help"], ["funnel", "x", "a", "b", "--by", "c"]):
         line = outside(*arguments, PYTHONPATH=bare).one_line()
