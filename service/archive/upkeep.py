@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 
+import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
 from service.archive import compaction, retention, tables
@@ -56,6 +57,7 @@ class Upkeep:
             if time.monotonic() >= self._next_sweep_s:
                 self._next_sweep_s = time.monotonic() + SWEEP_EVERY_S
                 sweep(self._settings, time.time_ns() // 1000)
+            pa.default_memory_pool().release_unused()
             give_back_memory()
         except (DeltaError, TableError, OSError) as error:
             log.warning("the upkeep of the tables waits: %s", error)
