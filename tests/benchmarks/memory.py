@@ -3,13 +3,15 @@
 Web, worker (all queues), both servers and a partner that answers 200; 2,000 hits a second for ten minutes. Visitors and
 transactions come again and again, so what has to be kept stays of one size and growth is a leak. Every 30 seconds the
 resident memory of each process with its children is noted. Figures: `rss_mb` per process in order of time, `growth`
-(the last sample in terms of the one in the middle), `journal_entries` in order of time, which the archive lets go of,
+(the median of the last third in terms of that of the middle one: a worker takes and gives back with every merge of files,
+so single samples say little), `journal_entries` in order of time, which the archive lets go of,
 `sent`, `acked`, `refused`, and `behind`: hits that were not decided at the last sample.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -91,8 +93,11 @@ def _journal(running: Stack) -> Figures:
 
 
 def _growth(values: list[float]) -> float:
-    """The last value in terms of the one in the middle."""
-    return round(values[-1] / values[len(values) // 2], 3)
+    """The median of the last third in terms of that of the middle third."""
+    third = len(values) // 3
+    if not third:
+        return 1.0
+    return round(statistics.median(values[-third:]) / statistics.median(values[third : 2 * third]), 3)
 
 
 def main() -> None:
