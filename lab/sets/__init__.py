@@ -3,7 +3,7 @@
 run           a log to a run: which partitions, how full       decide        the list of steps
 reading       what a hit says, as expressions of SQL           events        hits to events
 duplicates    transactions that came before                    people        who belongs together, who is plain
-narrow        whom a trigger could concern, at a glance        ground        what all rulebooks that read alike have in common
+narrow        whom a trigger could concern, at a glance        ground        what rulebooks that read alike share
 candidates    whom a trigger could concern at all              said          parameters of the hits that matter
 past          where the last hit of a kind lies                facts         counts, times, steps, remembered values
 conditions    the language of `when` in SQL                    stages        where each trigger stops; once and caps

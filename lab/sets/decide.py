@@ -1,8 +1,8 @@
 """The road of a log through the set engine, for the partitions that one rulebook decides: one list of steps.
 
 ground -> candidates -> views      and then, bucket by bucket of visitors, by sets:
-                                       |                   said -> facts -> stages -> letters, or outcomes told one by one
-                                       +-> hard ones, whole, through the reference engine
+                          |        said -> facts -> stages -> letters, or outcomes told one by one
+                          +-> hard ones, whole, through the reference engine
 both halves -> caps
 """
 
