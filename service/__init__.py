@@ -17,7 +17,7 @@ native.py  compile.py  the engine as machine code: found where it is current, ma
 4. delivery/           what is due goes out: prepare, call, classify; every attempt recorded
 5. archive/            hits, decisions, postbacks and attempts into Delta tables, exactly once
    rulebooks.py        publishing a rulebook into every partition's journal
-   backlog.py          how far behind everything is
+   backlog.py          how far behind everything is, in one look (backlog.lua)
    partner.py          a recipient that records, for trying things
 """
 

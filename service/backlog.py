@@ -3,13 +3,12 @@ in the tables."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import redis
 
 from service import keys
 from service.archive.writer import app_id
+from service.scripts import Script
 
 
 class Backlog(msgspec.Struct, frozen=True):
@@ -27,36 +26,23 @@ class Backlog(msgspec.Struct, frozen=True):
 
 
 def backlog(connection: redis.Redis, partitions: int) -> Backlog:
-    """Look once, in one round trip."""
+    """Look once, at one moment: nothing that moves meanwhile is counted twice, or not at all."""
     places = keys.partitions(partitions)
-    pipeline = connection.pipeline(transaction=False)
-    pipeline.hgetall(keys.ARCHIVED)
-    for place in places:
-        pipeline.hmget(place.head, "seq", "postbacks", "attempts")
-        pipeline.hget(place.tracked, "seq")
-        pipeline.zcard(place.due)
-        pipeline.xrevrange(place.decisions, count=1)
-    archived, *found = pipeline.execute()
-    logged = to_decide = to_deliver = to_archive = 0
-    looks = zip(places, found[0::4], found[1::4], found[2::4], found[3::4], strict=True)
-    for place, head, tracked, due, last_decision in looks:
-        seq, postbacks, attempts = (int(value or 0) for value in head)
+    names = [name for place in places for name in (place.head, place.tracked, place.due, place.decisions)]
+    to_deliver, archived, *found = Script(connection, "backlog")(
+        [keys.ARCHIVED, keys.ROOMS, *names], [keys.room(""), keys.OPERATOR_NAME]
+    )
+    reached = {name.decode(): int(number) for name, number in zip(archived[::2], archived[1::2], strict=True)}
+    logged = to_decide = to_archive = 0
+    for place, (*numbers, due, last_decision) in zip(places, found, strict=True):
+        seq, postbacks, attempts, tracked = map(int, numbers)
         logged += seq
-        to_decide += seq - int(tracked or 0)
+        # a partition that is decided further than it is logged is wrong; it must not hide what another has to decide
+        to_decide += max(0, seq - tracked)
         to_deliver += due
-        for table, number in (("hits", seq), ("postbacks", postbacks), ("attempts", attempts)):
-            to_archive += max(0, number - int(archived.get(app_id(table, place.number).encode(), 0)))
-        if last_decision:  # rulebook entries have none, so the end of the journal tells nothing here
-            decided = int(last_decision[0][0].partition(b"-")[2])
-            to_archive += max(0, decided - int(archived.get(app_id("decisions", place.number).encode(), 0)))
-    to_deliver += _in_rooms(connection)
+        # rulebook entries have no decision, so the end of the journal tells nothing of the last one
+        decided = int(last_decision.partition(b"-")[2] or 0)
+        for table, number in (("hits", seq), ("postbacks", postbacks), ("attempts", attempts), ("decisions", decided)):
+            # the tables have more than Redis until its loss is noticed
+            to_archive += max(0, number - reached.get(app_id(table, place.number), 0))
     return Backlog(logged, to_decide, to_deliver, to_archive)
-
-
-def _in_rooms(connection: redis.Redis) -> int:
-    """Postbacks that wait until their recipient can be called."""
-    pipeline = connection.pipeline(transaction=False)
-    waiting: Any = connection.smembers(keys.ROOMS)
-    for recipient in waiting:
-        pipeline.zcard(keys.room(recipient.decode()))
-    return sum(pipeline.execute())
