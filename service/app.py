@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -24,7 +23,7 @@ from service.intake.proxies import Proxies
 from service.intake.routes import Intake, intake_routes
 from service.intake.signature import Keys
 from service.intake.spool import SpoolFullError
-from service.processes import collect_garbage_rarely, die_with_parent
+from service.processes import collect_garbage_rarely
 from service.settings import Settings, from_environment
 from service.wakeups import Wakeups
 
@@ -35,7 +34,6 @@ def void(_: object) -> None:
 
 def create() -> Front:
     """The application of a web worker, from the environment. Runs inside the server's worker process."""
-    die_with_parent(signal.SIGKILL)  # asked politely, the server's own shutdown can wait for its dead parent for ever
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     application = build(from_environment(os.environ))
     collect_garbage_rarely()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import queue
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
 
+_TO_END = (signal.SIGTERM, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
 _GARBAGE = (20_000, 20, 20)  # objects more before the collector looks: a batch makes thousands, nearly none in a cycle
 
@@ -35,15 +36,19 @@ def give_back_memory() -> None:
 def when_told_to_end(end: Callable[[], object]) -> None:
     """Call `end` once, in a thread of its own, when SIGTERM or SIGINT comes. Needs the main thread.
 
-    Not in the handler itself: a handler may interrupt whoever holds a lock, another handler too, and setting an Event
-    takes one. The kernel sends the parent-death signal once for every thread of the parent, so they come in bursts.
+    Not in a handler: one may interrupt whoever holds a lock, another handler too, and setting an Event takes one. And it
+    runs in the main thread alone, which may be waiting: of two signals that come at once another thread may take both,
+    and nobody wakes it. They do come in bursts: the kernel sends the parent-death signal for every thread of the parent.
     """
-    told: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put may be interrupted by itself
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
 
     def wait() -> None:
-        told.get()
+        while os.read(told, 1)[0] not in _TO_END:
+            pass
         end()
 
     threading.Thread(target=wait, name="end", daemon=True).start()
-    for sign in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(sign, lambda *_: told.put(None))
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)  # written by whichever thread takes the signal
+    for sign in _TO_END:
+        signal.signal(sign, lambda *_: None)

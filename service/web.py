@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
+import signal
 import socket
 import sys
+import time
+from typing import Any
 
 import redis
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
+from granian.server.common import AbstractServer
 
+from service.processes import die_with_parent, when_told_to_end
 from service.servers import ServerError, address, check_journal, client, is_away
 from service.settings import Settings, make_writable
 
 MAX_HEADERS_BYTES = 128 * 1024
+GRACE_S = 5.0  # beyond the time that workers get to end, for all that is around them
+AGAIN_S = 0.1
 APPLICATION = "service.app:create"
 
 
@@ -50,7 +58,40 @@ def run(settings: Settings, application: str = APPLICATION) -> None:
         log_level=LogLevels.warning,
         workers_kill_timeout=settings.web_stop_s,
     )
+    # behind the server's own handlers, before its first worker
+    server.on_startup(lambda: _end_surely(server, settings.web_stop_s + GRACE_S))
     server.serve()
+
+
+def _end_surely(server: AbstractServer[Any], within_s: float) -> None:
+    """Let SIGTERM and SIGINT end the server within so long, whatever it and its workers are doing.
+
+    Its own handlers are not always heard (`when_told_to_end`), and what it was told it forgets if that is the moment in
+    which it replaces a worker: so it is told again and again. Its workers would inherit the handlers and be deaf until
+    they have a loop of their own. To kill any of them loses nothing: what was acknowledged is on disk.
+    """
+    parent = os.getpid()
+
+    def end() -> None:
+        until_s = time.monotonic() + within_s
+        while time.monotonic() < until_s:
+            server.signal_handler_interrupt()  # type: ignore[no-untyped-call]
+            time.sleep(AGAIN_S)
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        os._exit(1)
+
+    def begin_as_worker() -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # asked politely, the server's own shutdown can wait for its dead parent for ever
+        die_with_parent(signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    when_told_to_end(end)
+    os.register_at_fork(after_in_child=begin_as_worker)
 
 
 def away_because(url: str) -> str:
