@@ -9,6 +9,7 @@ keys.py  scripts.py    names of everything in Redis; the Lua scripts, loaded by 
 native.py  compile.py  the engine as machine code: found where it is current, made by `python -m service.compile`
 
 1. app.py  web.py      the web process; intake/ stores each request and answers when it is on disk
+     turns.py              requests that came in together are taken in one turn of the event loop
      intake/routes.py      capture, parse, refuse, store, answer
      intake/journal.py     group commit into the journal;  spool.py while Redis is away
 2. wakeups.py          messages that say "there is work"; worker.py runs the actors and looks for forgotten work

@@ -18,6 +18,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.common import AbstractServer
 
+from service import turns
 from service.processes import die_with_parent, when_told_to_end
 from service.servers import ServerError, address, check_journal, client, is_away
 from service.settings import Settings, make_writable
@@ -60,7 +61,7 @@ def run(settings: Settings, application: str = APPLICATION) -> None:
     )
     # behind the server's own handlers, before its first worker
     server.on_startup(lambda: _end_surely(server, settings.web_stop_s + GRACE_S))
-    server.serve()
+    server.serve(spawn_target=turns.work)
 
 
 def _end_surely(server: AbstractServer[Any], within_s: float) -> None:

@@ -20,7 +20,7 @@ import redis.asyncio as aioredis
 
 from service.engine.model import Hit
 from service.intake.appender import Appender
-from service.intake.batch import Batch, SpooledBatch
+from service.intake.batch import Batch, SpooledBatch, Tell
 from service.intake.spool import Orphan, Spool, SpoolFullError, orphans
 from service.settings import Settings
 
@@ -41,6 +41,9 @@ class Journal(Protocol):
     async def append(self, partition: int, hit: Hit) -> None:
         """Store the hit; returns when it is on disk. Raises NotStoredError if it cannot be stored."""
 
+    def put(self, partition: int, hit: Hit, tell: Tell) -> None:
+        """The same for who does not wait: `tell` hears whether it is on disk, perhaps at once."""
+
 
 class MemoryJournal:
     """A journal for unit tests: keeps the hits in a list per partition."""
@@ -51,6 +54,11 @@ class MemoryJournal:
     async def append(self, partition: int, hit: Hit) -> None:
         """Store the hit."""
         self.hits.setdefault(partition, []).append(hit)
+
+    def put(self, partition: int, hit: Hit, tell: Tell) -> None:
+        """Store the hit and say so."""
+        self.hits.setdefault(partition, []).append(hit)
+        tell(True)
 
 
 class RedisJournal:
@@ -107,17 +115,25 @@ class RedisJournal:
 
     async def append(self, partition: int, hit: Hit) -> None:
         """Store the hit; returns when it is on disk. Raises NotStoredError if it cannot be stored."""
-        if self._stopping:
+        if self._stopping or not await self._batch(partition).add(hit):
             raise NotStoredError
+
+    def put(self, partition: int, hit: Hit, tell: Tell) -> None:
+        """The same for who does not wait: `tell` hears whether it is on disk."""
+        if self._stopping:
+            tell(False)
+        else:
+            self._batch(partition).put(hit, tell)
+
+    def _batch(self, partition: int) -> Batch:
+        """Where the next hit of the partition goes."""
         batch = self._open.get(partition)
         if batch is None or batch.count >= self._settings.batch_hits or batch.bytes >= self._settings.batch_bytes:
             if batch is not None:
                 self._closed.append(batch)
             batch = self._open[partition] = Batch(partition, self.writer)
-        stored = batch.add(hit)
         self._work.set()
-        if not await stored:
-            raise NotStoredError
+        return batch
 
     # writing
 

@@ -26,6 +26,7 @@ from service.intake.journal import Journal, NotStoredError
 from service.intake.lines import MAX_BATCH_BYTES, BadBatchError, hits_of, lines_of
 from service.intake.proxies import Proxies
 from service.intake.signature import Keys, Seal
+from service.turns import Asked
 
 SILENT = frozenset({"HEAD", "OPTIONS"})
 LINES_AT_ONCE = 32  # of a batch, before others have their turn
@@ -61,6 +62,29 @@ class Intake:
         hit = capture(route, scope, headers, body, flags, self._proxies)
         await self._answer(hit, headers, send, "")
 
+    def take(self, route: str, scope: Any, asked: Asked) -> bool:
+        """The same without a task, for a GET whose answer waits for nothing but the disk; False for all others."""
+        known = self._rulebook()
+        if scope["method"] != "GET" or known is None or (route in BROWSER_ROUTES and known.in_browsers):
+            return False
+        headers = headers_of(scope)
+        hit = capture(route, scope, headers, b"", (), self._proxies)
+        found = self._examine(hit, known, "")
+        as_json = _wants_json(headers)
+
+        def tell(stored: bool) -> None:
+            try:
+                start, body = _messages(answer(found.hit, found.parsed, as_json, known, stored, found.leads))
+                asked.proto.send(start)
+                asked.proto.send(body)
+            except Exception as error:  # others wait to be told, too
+                asked.err(error)
+            else:
+                asked.done()
+
+        self._journal.put(self._partition(found), found.hit, tell)
+        return True
+
     async def batch(self, scope: Any, receive: Receive, send: Send) -> None:
         """Store every line of the request as a hit and answer each."""
         if scope["method"] not in METHODS["e/batch"]:
@@ -87,9 +111,7 @@ class Intake:
     async def _answer(self, hit: Hit, headers: Headers, send: Send, detail: str) -> None:
         """One hit, stored and answered. detail: why it is refused already, for the sender."""
         known = self._rulebook()
-        found = examine(hit, known or EMPTY, Seal(self._keys, hit.query, hit.body), detail)
-        if DO_NOT_TRACK in hit.flags:
-            found = untracked(found)
+        found = self._examine(hit, known or EMPTY, detail)
         pages = self._pages
         waiting = pages.expect(found, known or EMPTY) if pages is not None else None
         found, stored = await self._keep(found, known)
@@ -102,14 +124,21 @@ class Intake:
         if pages is not None and waiting is not None:
             pages.forget(hit.id)
 
+    def _examine(self, hit: Hit, rulebook: Rulebook, detail: str) -> Found:
+        found = examine(hit, rulebook, Seal(self._keys, hit.query, hit.body), detail)
+        return untracked(found) if DO_NOT_TRACK in hit.flags else found
+
+    def _partition(self, found: Found) -> int:
+        client = found.parsed.client
+        return partition_of(client, self._partitions) if client else 0
+
     async def _keep(self, found: Found, known: Rulebook | None) -> tuple[Found, bool]:
         """Store the hit, and whether it is stored. Without a rulebook every client looks unknown, and a refusal binds: then
         nothing is stored, and the sender has to come again."""
-        client = found.parsed.client
         try:
             if known is None:
                 return found, False
-            await self._journal.append(partition_of(client, self._partitions) if client else 0, found.hit)
+            await self._journal.append(self._partition(found), found.hit)
         except NotStoredError:
             return found, False
         return found, True
@@ -120,9 +149,16 @@ def _wants_json(headers: Headers) -> bool:
 
 
 async def _send(send: Send, reply: Answer) -> None:
+    for message in _messages(reply):
+        await send(message)
+
+
+def _messages(reply: Answer) -> tuple[Any, Any]:
     headers: list[Header] = [*reply.headers, (b"content-length", str(len(reply.body)).encode())]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body, "more_body": False})
+    return (
+        {"type": "http.response.start", "status": reply.status, "headers": headers},
+        {"type": "http.response.body", "body": reply.body, "more_body": False},
+    )
 
 
 def intake_routes(intake: Intake) -> list[ASGIRouteHandler]:
