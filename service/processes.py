@@ -27,12 +27,6 @@ def collect_garbage_rarely() -> None:
     gc.set_threshold(*_GARBAGE)
 
 
-def give_back_memory() -> None:
-    """Hand what the C library keeps of freed memory to the operating system: pieces of large tables stay with it else."""
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        trim(0)
-
-
 def when_told_to_end(end: Callable[[], object]) -> None:
     """Call `end` once, in a thread of its own, when SIGTERM or SIGINT comes. Needs the main thread.
 

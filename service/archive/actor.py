@@ -31,13 +31,14 @@ STAND_STILL_S = 3.0  # below the lease
 def register(broker: dramatiq.Broker, settings: Settings, stopping: Callable[[], bool]) -> None:
     """Make the actor `archive` known to a worker's broker."""
     connection = epochs.journal_client(settings, timeout_s=30)
+    upkeep = Upkeep(settings)
 
     def archive() -> None:
         token = secrets.token_hex(8)
         if stopping() or not connection.set(keys.ARCHIVE_LEASE, token, nx=True, px=LEASE_MS):
             return
         try:
-            _work(connection, settings, token, stopping)
+            _work(connection, settings, upkeep, token, stopping)
         except LostError as error:
             log.error("%s", error)
             epochs.compare(connection, settings.partitions, settings.tables_path, again=True)
@@ -54,20 +55,22 @@ def register(broker: dramatiq.Broker, settings: Settings, stopping: Callable[[],
     dramatiq.actor(archive, broker=broker, queue_name=ARCHIVE, actor_name="archive")
 
 
-def _work(connection: redis.Redis, settings: Settings, token: str, stopping: Callable[[], bool]) -> None:
+def _work(
+    connection: redis.Redis, settings: Settings, upkeep: Upkeep, token: str, stopping: Callable[[], bool]
+) -> None:
     archiver = Archiver(connection, settings.tables_path, settings.partitions, settings.archive_rows)
-    upkeep = Upkeep(settings)
     deadline = time.monotonic() + TURN_S
     try:
         while time.monotonic() < deadline and not stopping():
             if not _keep(connection, token):
                 return  # it took too long and another one has taken over; the tables tell both how far they are
             started = time.monotonic()
-            archiver.round(lambda: not stopping() and _keep(connection, token))
-            upkeep.look()
+            rows = archiver.round(lambda: not stopping() and _keep(connection, token))
+            upkeep.look(rows)
             _pause(started + settings.archive_ms / 1000 - time.monotonic(), stopping)
     finally:
-        upkeep.stop()
+        if stopping():
+            upkeep.stop()
 
 
 def _keep(connection: redis.Redis, token: str) -> bool:

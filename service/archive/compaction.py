@@ -42,17 +42,27 @@ class Compaction:
         self._root = root
         self._settled: dict[tuple[str, str], int] = {}
 
+    def all_due(self, name: str) -> int:
+        """Do every merge of a table that is due, each as `step` does. Returns the number of files that they replaced."""
+        replaced = 0
+        while (merged := self._step(name)) is not None:
+            replaced += merged
+        return replaced
+
     def step(self, name: str) -> int:
         """Do the most urgent merge of a table. Returns the number of files that it replaced, 0 if nothing is due or
         somebody else is at it.
 
         Raises CommitFailedError where rows were removed meanwhile; nothing has happened then.
         """
+        return self._step(name) or 0
+
+    def _step(self, name: str) -> int | None:
         with tables.claim(self._root) as mine:
             table = tables.open_table(self._root, name) if mine else None  # opened behind the lock: never an old state
             found = None if table is None else self.due(table, name)
             if table is None or found is None:
-                return 0
+                return None
             done = merge(table, found)
             if not done:
                 self._settled[name, found.day] = len(sizes(table)[found.day])

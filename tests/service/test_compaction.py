@@ -12,6 +12,7 @@ from pathlib import Path
 import duckdb
 import msgspec
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import redis
@@ -19,13 +20,15 @@ import redis
 import lab
 from service.archive import compaction, tables
 from service.archive.compaction import LEVELS, Compaction
-from service.archive.upkeep import Upkeep, sweep
+from service.archive.schemas import SCHEMAS
+from service.archive.upkeep import Upkeep, sweep, work
 from service.archive.writer import Archiver, app_id
 from service.rulebooks import publish
 from service.servers import check_journal
 from service.settings import Settings
 from tests.service.hits import a_hit
 from tests.service.partitions import RULES, store_all, track_all
+from tests.waiting import until
 
 ENOUGH = LEVELS[0][1]
 NAMES = ("hits", "decisions", "postbacks")
@@ -201,11 +204,10 @@ def test_duckdb_and_polars_read_while_it_is_written_compacted_and_swept(
     with ThreadPoolExecutor(2) as pool:
         readers = [pool.submit(keep_reading, count) for count in (by_duckdb, by_polars)]
         # when it is written, compacted and swept
-        upkeep = Upkeep(settings)
         archiver = Archiver(connection, settings.tables_path, settings.partitions, 20_000)
         for _ in range(ENOUGH + 10):
             traffic_round(connection, settings, archiver, 2)
-            upkeep.work()
+            work(settings)
         sweep(settings, time.time_ns() // 1000)
         ended.set()
         for reader in readers:
@@ -226,6 +228,66 @@ def by_duckdb(names: list[str]) -> tuple[int, int]:
 def by_polars(names: list[str]) -> tuple[int, int]:
     frame = pl.scan_parquet(names, glob=False).select("partition", "seq").collect()
     return frame.height, frame.n_unique()
+
+
+def test_what_a_merge_takes_is_not_taken_by_the_archive(settings: Settings) -> None:
+    # given enough files of a day, each of so many rows that a merge is felt
+    texts = pa.array([f"{n * 7919:x}" for n in range(50_000)])
+    rows = pa.table(
+        {"day": ["2026-11-23"] * len(texts), "partition": [1] * len(texts), "seq": range(len(texts)), "hit_id": texts}
+    )
+    empty = SCHEMAS["hits"].empty_table()
+    for _ in range(ENOUGH):
+        tables.append(settings.tables_path, "hits", pa.concat_tables([empty, rows], promote_options="permissive"))
+    # when the archive looks for something to merge
+    before_mb = memory_mb("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    upkeep = Upkeep(settings)
+    upkeep.look(0)
+    until(lambda: not upkeep.is_at_work(), "the merge")
+    # then it has held nothing of it
+    assert len(files(settings, "hits")) < ENOUGH
+    assert memory_mb("VmHWM") - before_mb < 8
+
+
+def memory_mb(what: str) -> float:
+    """A figure of this process as the system tells it."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what)]
+    return int(line.split()[1]) / 1000
+
+
+def test_an_archive_that_ends_leaves_no_upkeep_behind(connection: redis.Redis, settings: Settings) -> None:
+    # given an archive that has just begun to look after its tables
+    a_log(connection, settings, ENOUGH)
+    upkeep = Upkeep(settings)
+    upkeep.look(0)
+    # when it ends
+    upkeep.stop()
+    # then nobody else is at work, whatever was reached, and the rows are there once
+    with tables.claim(settings.tables_path) as mine:
+        assert mine
+    assert not content(settings)["hits"].select("partition", "seq").is_duplicated().any()
+    # and who comes next does the rest
+    work(settings)
+    assert len(files(settings, "hits")) == 1
+
+
+def test_the_upkeep_is_asked_for_when_there_may_be_something_to_do(settings: Settings) -> None:
+    # given an archive that has looked once, for what others may have left
+    upkeep = Upkeep(settings, every_s=0.0)
+    upkeep.look(0)
+    assert upkeep.started == 1
+    until(lambda: not upkeep.is_at_work(), "its end")
+    # then nothing is started while nothing is appended, nor before a table may have enough files
+    for rows in [0] * 5 + [10] * (ENOUGH - 1):
+        upkeep.look(rows)
+    assert upkeep.started == 1
+    # and a backlog that comes in many appends has them sooner
+    upkeep.look(10)
+    until(lambda: not upkeep.is_at_work(), "its end")
+    upkeep.look(ENOUGH * settings.archive_rows)
+    assert upkeep.started == 3
+    upkeep.stop()
 
 
 def test_files_that_a_reader_may_hold_stay_for_the_hours_of_the_setting(
