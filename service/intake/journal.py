@@ -1,7 +1,7 @@
 """The journal as the intake sees it: hits go in, an answer comes back when they are on disk.
 
-Group commit: while one round trip is under way, the hits that come in gather into the next one, a batch per partition.
-While Redis is away the batches go to the spool; they keep their id, so none is ever appended twice.
+Group commit: while one round trip is under way, and a millisecond more, the hits that come in gather into the next one, a
+batch per partition. While Redis is away the batches go to the spool; they keep their id, so none is appended twice.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from service.settings import Settings
 
 log = logging.getLogger("backtrack.intake")
 
+GATHER_S = 0.001  # for more to come: a round trip and a sync to disk cost the same for one hit as for many
 DRAIN_EVERY_S = 0.2  # how often a journal that is away is asked again
 DRAIN_FIRST_S = 0.1  # how long new hits wait for a spool that drains, so that it drains faster than it fills
 ADOPT_EVERY_S = 1.0
@@ -141,8 +142,9 @@ class RedisJournal:
         while not self._stopping:
             await self._work.wait()
             self._work.clear()
-            while batches := self._take():
-                await self._store(batches)
+            while self._open or self._closed:
+                await asyncio.sleep(GATHER_S)
+                await self._store(self._take())
 
     def _take(self) -> list[Batch]:
         """At most one batch per partition, in order of arrival; each gets its counter now."""
