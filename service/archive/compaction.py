@@ -63,6 +63,7 @@ class Compaction:
             found = None if table is None else self.due(table, name)
             if table is None or found is None:
                 return None
+            tables.leave_to_readers(self._root, name, table, [found.day])
             done = merge(table, found)
             if not done:
                 self._settled[name, found.day] = len(sizes(table)[found.day])

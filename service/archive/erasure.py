@@ -22,6 +22,7 @@ import pyarrow.dataset as ds
 from deltalake.exceptions import CommitFailedError
 
 from service.archive import tables
+from service.archive.compaction import vacuum
 from service.archive.schemas import table as arrow_table
 from service.engine.model import IDENTIFIERS, Reason
 from service.engine.visitors import space
@@ -165,6 +166,7 @@ def _delete_files(root: Path, name: str) -> None:
     """Delete what no longer belongs to the table at once: it holds what was erased."""
     table = tables.open_table(root, name)
     if table is not None:
+        vacuum(table, 0)  # what left the table more than an hour ago, which its log names no more
         table.vacuum(0, dry_run=False, enforce_retention_duration=False)
 
 

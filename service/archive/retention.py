@@ -30,6 +30,7 @@ def drop(root: Path, day: str) -> dict[str, int]:
         table = tables.open_table(root, name)
         old = [] if table is None else [found for found in sizes(table) if found < day]
         if table is not None and old:
+            tables.leave_to_readers(root, name, table, old)
             table.delete(f"day < '{day}'")
             lost[name] = len(old)
     return lost

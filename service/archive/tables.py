@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +29,8 @@ PROPERTIES = {
     "delta.checkpointInterval": "100",
     "delta.logRetentionDuration": "interval 1 hours",  # nobody travels back; without it, a file per second for 30 days
     "delta.enableExpiredLogCleanup": "true",
+    # how long the log names files that left the table; a week of them, 86,400 a day, would be read with every opening
+    "delta.deletedFileRetentionDuration": "interval 1 hours",
     "delta.dataSkippingStatsColumns": "partition,epoch,seq,n,time,hit_id",
 }
 
@@ -142,6 +144,17 @@ def replace(table: DeltaTable, rows: pa.Table, predicate: str, erased: int) -> N
 def erased(table: DeltaTable | None) -> int:
     """How many rows of the table were blanked since it began, so that a reader need not look for them; 0 for none."""
     return 0 if table is None else table.transaction_version(ERASED_ROWS) or 0
+
+
+def leave_to_readers(root: Path, name: str, table: DeltaTable, days: Collection[str]) -> None:
+    """To be called before files of these days leave the table: they stay on disk as long as if they were written now.
+
+    What deletes them goes by their age, since the log forgets within an hour when they left.
+    """
+    actions = pa.table(table.get_add_actions(flatten=True)).select(["path", "partition.day"])
+    for path, day in zip(*actions.to_pydict().values(), strict=True):
+        if day in days:
+            os.utime(root / name / path)
 
 
 def files(root: Path, name: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import pytest
 import redis
 
 import lab
-from service.archive import compaction, tables
+from service.archive import compaction, retention, tables
 from service.archive.compaction import LEVELS, Compaction
 from service.archive.schemas import SCHEMAS
 from service.archive.upkeep import Upkeep, sweep, work
@@ -307,6 +308,46 @@ def test_files_that_a_reader_may_hold_stay_for_the_hours_of_the_setting(
     table = tables.open_table(settings.tables_path, "hits")
     assert table is not None
     assert len(table.vacuum(0, dry_run=False, enforce_retention_duration=False)) == held - 1 == ENOUGH
+
+
+def test_what_is_merged_late_stays_as_long_as_what_is_merged_soon(connection: redis.Redis, settings: Settings) -> None:
+    # given files that were written days ago
+    a_log(connection, settings, ENOUGH)
+    before = files(settings, "hits")
+    for path in before:
+        os.utime(path, (time.time() - 3 * 86_400,) * 2)
+    # when they are merged, Delta's log has forgotten them, and it is swept
+    compact(settings)
+    forget_what_was_removed(settings, "hits")
+    sweep(settings, time.time_ns() // 1000)
+    # then readers that hold their names have them still
+    assert len(files(settings, "hits")) == 1
+    assert all(Path(path).exists() for path in before)
+
+
+def test_a_day_that_was_dropped_stays_for_those_hours_too(connection: redis.Redis, settings: Settings) -> None:
+    # given a day of long ago
+    a_log(connection, settings, 2)
+    before = files(settings, "hits")
+    for path in before:
+        os.utime(path, (time.time() - 3 * 86_400,) * 2)
+    # when it is dropped, Delta's log has forgotten it, and it is swept
+    retention.drop(settings.tables_path, "2999-01-01")
+    forget_what_was_removed(settings, "hits")
+    sweep(settings, time.time_ns() // 1000)
+    # then readers that hold its files have them still
+    assert not files(settings, "hits")
+    assert all(Path(path).exists() for path in before)
+
+
+def forget_what_was_removed(settings: Settings, name: str) -> None:
+    """What happens an hour later: a checkpoint that names no file that was removed."""
+    table = tables.open_table(settings.tables_path, name)
+    assert table is not None
+    table.alter.set_table_properties({"delta.deletedFileRetentionDuration": "interval 0 seconds"})
+    table.create_checkpoint()
+    (newest,) = sorted((settings.tables_path / name / "_delta_log").glob("*.checkpoint.parquet"))[-1:]
+    assert pq.read_table(newest)["remove"].null_count == pq.read_metadata(newest).num_rows
 
 
 def test_statistics_repeat_no_values_of_persons(connection: redis.Redis, settings: Settings) -> None:

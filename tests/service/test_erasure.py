@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,6 +20,7 @@ from click.testing import CliRunner, Result
 import lab
 from lab.digest import first_difference, stored_outcomes
 from service import keys
+from service.archive import tables
 from service.archive.schemas import Attempt
 from service.archive.writer import Archiver
 from service.counts_command import read_counts, recounted
@@ -28,6 +32,7 @@ from service.settings import Settings
 from service.tracking.tracker import FencedError
 from tests.service.hits import a_hit
 from tests.service.partitions import RULES, promised, store, store_all, track_all
+from tests.service.test_compaction import files, forget_what_was_removed
 from tests.waiting import until
 
 SECRETS = (b"zoe@home", b"zoetag", b"zoeclick", b"DE-zoe", b"zoe-order", b"192.0.2.77", b"ZoeBrowser")
@@ -142,6 +147,23 @@ def test_nothing_leads_to_an_erased_person_and_all_else_stays(connection: redis.
         assert dict(run.reasons.iter_rows())["erased"] == 5
         assert any("5 hits of erased persons" in warning for warning in run.warnings)
     assert log.verify().ok
+
+
+def test_files_that_were_merged_before_go_too(connection: redis.Redis, settings: Settings) -> None:
+    # given files with the person's hits that were merged two hours ago, so that Delta's log names them no more
+    for _ in range(2):
+        arrive(connection, settings, *ZOE)
+        archive(connection, settings)
+    before = files(settings, "hits")
+    table = tables.open_table(settings.tables_path, "hits")
+    assert table is not None and table.optimize.compact()["numFilesRemoved"] == len(before)
+    forget_what_was_removed(settings, "hits")
+    for path in before:
+        os.utime(path, (time.time() - 7_200,) * 2)
+    # when the person is erased
+    erased(settings, "--uid", "zoe@home")
+    # then they are gone
+    assert not [path for path in before if Path(path).exists()]
 
 
 def test_an_address_goes_with_its_hit(connection: redis.Redis, settings: Settings) -> None:
