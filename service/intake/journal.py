@@ -26,7 +26,10 @@ from service.settings import Settings
 
 log = logging.getLogger("backtrack.intake")
 
-GATHER_S = 0.001  # for more to come: a round trip and a sync to disk cost the same for one hit as for many
+BUSY_HITS = (
+    8  # in the last round trip: then the next one waits for more to come, since it and its sync to disk cost the
+)
+GATHER_S = 0.002  # same for one hit as for many, as much processor time as to take ten in
 DRAIN_EVERY_S = 0.2  # how often a journal that is away is asked again
 DRAIN_FIRST_S = 0.1  # how long new hits wait for a spool that drains, so that it drains faster than it fills
 ADOPT_EVERY_S = 1.0
@@ -142,9 +145,12 @@ class RedisJournal:
         while not self._stopping:
             await self._work.wait()
             self._work.clear()
+            stored = 0
             while self._open or self._closed:
-                await asyncio.sleep(GATHER_S)
-                await self._store(self._take())
+                await asyncio.sleep(GATHER_S if stored >= BUSY_HITS else 0)
+                batches = self._take()
+                await self._store(batches)
+                stored = sum([batch.count for batch in batches])
 
     def _take(self) -> list[Batch]:
         """At most one batch per partition, in order of arrival; each gets its counter now."""
