@@ -13,9 +13,12 @@ from typing import Any
 import msgspec
 import polars as pl
 import pyarrow as pa
+from polars.exceptions import ComputeError
 
-from lab.maps import Lists, arrow, mapped, nothing, repeated
+from lab.coded import Coded
+from lab.maps import Lists, arrow, mapped, nothing, numbered, repeated
 from lab.placing import LASTING
+from lab.remembered import Remembered
 from service.archive.schemas import SCHEMAS, decision_row, table
 from service.engine import Entry, Hit, Rulebook, State, process
 from service.engine.model import DECODER_VERSION
@@ -39,8 +42,8 @@ class Decided(msgspec.Struct, frozen=True):
     that is remembered of them beside what is made up in `memory`. by_engine: the decisions of the others.
     """
 
-    frame: pl.DataFrame
-    plain: pl.DataFrame
+    coded: Coded
+    plain: Coded
     memory: Lists
     by_engine: list[pa.Table]
     rulebook_id: str
@@ -48,24 +51,25 @@ class Decided(msgspec.Struct, frozen=True):
 
     def hits(self) -> pa.Table:
         """Rows of the table `hits`."""
-        frame = self.frame
+        coded = self.coded
         said = FIELDS | MADE_UP if self.of_requests else {"client": "client", "event": "event"}
+        requests = coded.parts["request"]
+        own = Lists.of(requests["keys"], requests["values"]).gather(coded.lines["request"])
         return _rows(
-            "hits", frame, kind="hit", route="import", body=b"", content_type="", refusal="", decoder=DECODER_VERSION,
-            received_at=arrow(_times(frame)), rulebook_id=None,
-            params=mapped(_taken(frame, said), Lists.of(frame["keys"], frame["values"])),
+            "hits", coded, kind="hit", route="import", body=b"", content_type="", refusal="", decoder=DECODER_VERSION,
+            received_at=arrow(_times(coded)), rulebook_id=None, query=arrow(query_of(coded)),
+            params=mapped(coded, said, own),
         )  # fmt: skip
 
     def decisions(self) -> list[pa.Table]:
         """Rows of the table `decisions`: of plain visitors, then of the others."""
-        frame = self.plain
-        if frame.is_empty():
+        coded = self.plain
+        if not coded.height:
             return self.by_engine
-        kept = _taken(frame, MADE_UP) | {name: frame[f"last_{name}"] for name in LASTING}
+        kept = MADE_UP | {name: f"last_{name}" for name in LASTING}
         found = _rows(
-            "decisions", frame, verdict="accepted", reason="", detail="", affiliate="", test=False,
-            rulebook_id=self.rulebook_id, fields=mapped(_taken(frame, FIELDS)),
-            params=mapped(kept, self.memory),
+            "decisions", coded, verdict="accepted", reason="", detail="", affiliate="", test=False,
+            rulebook_id=self.rulebook_id, fields=mapped(coded, FIELDS), params=mapped(coded, kept, self.memory),
         )  # fmt: skip
         return [found, *self.by_engine]
 
@@ -73,28 +77,38 @@ class Decided(msgspec.Struct, frozen=True):
 _SOME = 10_000  # decisions of the engine that are Python values at the same time
 
 
-def _taken(frame: pl.DataFrame, names: dict[str, str]) -> dict[str, pl.Series]:
-    return {name: frame[column] for name, column in names.items()}
+def _times(coded: Coded) -> pl.Series:
+    return coded.lines["time_us"].cast(pl.Datetime("us", "UTC"))
 
 
-def _times(frame: pl.DataFrame) -> pl.Series:
-    return frame["time_us"].cast(pl.Datetime("us", "UTC"))
+def query_of(coded: Coded) -> pl.Series:
+    """The query of each hit, put together."""
+    pieces = coded.frame(["before", "tag", "between", "said"])
+    after, request = coded.parts["request"]["after"], coded.lines["request"]
+    try:
+        texts = pieces.with_columns(after.cast(pl.String).gather(request))
+        return texts.select(pl.concat_str(pl.all()).cast(pl.Binary)).to_series()
+    except ComputeError:  # bytes that are no UTF-8, hardly ever
+        made = pieces.select(made=pl.concat_str(pl.all()).cast(pl.Binary)).with_columns(after.gather(request))
+        return made.select(pl.col("made") + pl.col("after")).to_series()
 
 
-def _rows(name: str, frame: pl.DataFrame, **values: Any) -> pa.Table:
-    """Rows of a table but for `day`: what stands in the frame, these values or columns, else empty lists and maps."""
-    values |= {"partition": PARTITION, "epoch": EPOCH, "time": arrow(_times(frame))}
+def _rows(name: str, coded: Coded, **values: Any) -> pa.Table:
+    """Rows of a table but for `day`: these values or columns, else what the lines or their tables say, else nothing."""
+    values |= {"partition": PARTITION, "epoch": EPOCH, "time": arrow(_times(coded))}
     made = {}
     for field in (field for field in SCHEMAS[name] if field.name != "day"):
         value = values.get(field.name)
         if isinstance(value, pa.Array):
             made[field.name] = value
         elif field.name in values:
-            made[field.name] = repeated(value, field.type, frame.height)
-        elif field.name in frame.columns:
-            made[field.name] = arrow(frame[field.name])
+            made[field.name] = repeated(value, field.type, coded.height)
+        elif field.name in coded.lines.columns:
+            made[field.name] = arrow(coded.lines[field.name])
+        elif coded.part_of(field.name) is not None:
+            made[field.name] = numbered(coded, field.name)
         else:
-            made[field.name] = nothing(field.type, frame.height)
+            made[field.name] = nothing(field.type, coded.height)
     return pa.table(made)
 
 
@@ -108,48 +122,30 @@ class Deciding:
         self._plain_visitors = 0
         self._hard_visitors: set[str] = set()
         self._state = State()  # of the hard visitors
-        self._remembered: dict[int, dict[str, str]] = {}  # of those with parameters of their own, by life
+        self._remembered = Remembered()
 
     @property
     def visitors(self) -> int:
         """How many there are."""
         return self._plain_visitors + len(self._hard_visitors)
 
-    def decide(self, frame: pl.DataFrame) -> Decided:
-        """What has to be found out in log order. frame: as `Placing.batches` makes it."""
-        hard = frame.filter("hard")
-        plain = frame.filter(~pl.col("hard")) if hard.height else frame
+    def decide(self, coded: Coded) -> Decided:
+        """What has to be found out in log order. coded: as `Placing.batches` makes it."""
+        is_hard = coded.lines["hard"]
+        plain = coded.filter(~is_hard) if is_hard.any() else coded
         self.verdicts["accepted"] += plain.height
-        for event, count in plain["event"].value_counts().iter_rows():
+        for event, count in plain.column("event").value_counts().iter_rows():
             self.events[event] += count
-        self._plain_visitors += int(plain["new_visitor"].sum())
-        by_engine = [table("decisions", self._by_engine(some)) for some in hard.iter_slices(_SOME)]
-        return Decided(frame, plain, self._memory(plain), by_engine, self.rulebook.id, self._of_requests)
+        self._plain_visitors += int(plain.lines["new_visitor"].sum())
+        hard = coded.filter(is_hard).lines.iter_slices(_SOME) if is_hard.any() else ()
+        by_engine = [table("decisions", self._by_engine(coded.with_lines(some))) for some in hard]
+        return Decided(coded, plain, self._remembered.at_each(plain), by_engine, self.rulebook.id, self._of_requests)
 
-    def _memory(self, plain: pl.DataFrame) -> Lists:
-        """The visitor's own parameters as they stand at each hit.
-
-        Only hits that bring some change anything: these are merged one by one, the others take the last state over.
-        """
-        earlier = plain.filter(pl.col("last_own") < pl.col("pos").first()).select("last_own", "life").unique()
-        states = States(earlier["last_own"].to_list())
-        for life in earlier["life"].to_list():
-            states.add(self._remembered[life])
-        bringing = plain.filter(pl.col("keys").list.len() > 0).select("pos", "life", "keys", "values")
-        states.places += bringing["pos"].to_list()
-        keys, values = (bringing[name].explode(empty_as_null=False).to_list() for name in ("keys", "values"))
-        start = 0
-        for life, count in zip(bringing["life"].to_list(), bringing["keys"].list.len().to_list(), strict=True):
-            known = self._remembered.setdefault(life, {})
-            known.update(zip(keys[start : start + count], values[start : start + count], strict=True))
-            states.add(known)
-            start += count
-        return states.lists(plain["last_own"])
-
-    def _by_engine(self, hard: pl.DataFrame) -> list[dict[str, Any]]:
+    def _by_engine(self, hard: Coded) -> list[dict[str, Any]]:
         rows = []
-        columns = ("seq", "time_us", "hit_id", "method", "path", "query", "address", "user_agent", "referrer")
-        for seq, time_us, hit_id, method, path, query, address, agent, referrer in hard.select(columns).iter_rows():
+        frame = hard.frame(("seq", "time_us", "hit_id", "method", "path", "address", "user_agent", "referrer"))
+        for found, query in zip(frame.iter_rows(), query_of(hard), strict=True):
+            seq, time_us, hit_id, method, path, address, agent, referrer = found
             hit = Hit(
                 hit_id, time_us, "import", method, path, query, address=address, user_agent=agent, referrer=referrer
             )
@@ -161,29 +157,3 @@ class Deciding:
                 self._hard_visitors -= set(outcome.absorbed)
             rows.append(decision_row(PARTITION, EPOCH, outcome))
         return rows
-
-
-class States:
-    """What visitors had brought at some hits. places: pos of these, in the order of `add`."""
-
-    def __init__(self, places: list[int]) -> None:
-        self.places = places
-        self._names: list[str] = []
-        self._texts: list[str] = []
-        self._ends = [0]
-
-    def add(self, known: dict[str, str]) -> None:
-        """One more state."""
-        self._names += known
-        self._texts += known.values()
-        self._ends.append(len(self._names))
-
-    def lists(self, wanted: pl.Series) -> Lists:
-        """Those of the states at these places, nothing for null."""
-        ends = pl.Series(self._ends, dtype=pl.UInt32)
-        known = pl.DataFrame({
-            "at": pl.Series(self.places, dtype=pl.Int64), "start": ends.head(-1), "length": ends.tail(-1) - ends.head(-1),
-        })  # fmt: skip
-        found = wanted.to_frame("at").join(known, on="at", how="left", maintain_order="left").fill_null(0)
-        names, texts = (pl.Series(flat, dtype=pl.String) for flat in (self._names, self._texts))
-        return Lists(names, texts, found["start"], found["length"])

@@ -1,7 +1,8 @@
 """What `foreign.hit_of` makes of one request, for a block of requests at once: event, made-up parameters, own parameters.
 
-A value that needs no escaping is taken as it is; any other goes, once per distinct value, through the very functions that
-`hit_of` uses. Tests hold the two to the same bytes.
+All of it follows from what is asked, who asks or where they come from, so it is made once per distinct one. A value that
+needs no escaping is taken as it is; any other goes through the very functions that `hit_of` uses. Tests hold the two to the
+same bytes.
 """
 
 from __future__ import annotations
@@ -14,12 +15,11 @@ from urllib.parse import quote_plus
 import polars as pl
 from polars.exceptions import ComputeError
 
+from lab.coded import Coded
 from lab.foreign import _BUILT_IN, _FEED_QUERY, _TAKEN, Naming, host_of, own_query, text_of
-from lab.placing import WIDE
 from service.engine import Hit
 from service.engine.parse import MAX_NAME, MAX_VALUE, parameters
 
-_MADE = ("keys", "values", "unsure", "referrer_host", "host", "client", "who")  # at last
 _SAFE = r"^[A-Za-z0-9_.~/-]*$"
 _PLAIN_TEXT = r"^[!-$&-~]*$"  # ASCII without `%` and blanks
 _LONG = 6_000  # bytes of a query that might end up over the engine's limit
@@ -27,41 +27,42 @@ _MANY = 80  # parameters
 
 
 def with_hit(
-    frame: pl.DataFrame, naming: Naming, client: str, aliases: Iterable[str] = (), tags: Tags | None = None
-) -> pl.DataFrame:
-    """A frame in the columns of `blocks.SCHEMA` in those of `placing.WIDE`.
+    coded: Coded, naming: Naming, client: str, aliases: Iterable[str] = (), tags: Tags | None = None
+) -> Coded:  # fmt: skip
+    """Lines in the columns of `blocks.SCHEMA` in those of `placing.WIDE`.
 
     aliases: names of own parameters that the client reads as reserved ones. A hit with one is left to the engine: it may
     be somebody else than its address and user agent say.
     """
-    paths = _paths(frame["path"])
-    frame = frame.with_columns(
-        paths.alias("path_text"),
-        _referrer_host(frame["referrer"]),
-        (tags or Tags()).of(frame),
-        _own(frame["query"]).alias("own"),
-    )
+    people, origins = coded.parts["person"], coded.parts["origin"]
+    host = _referrer_host(origins["referrer"])
+    said = pl.lit("&referrer_host=") + each(host, _quote, _SAFE)
+    return Coded(coded.lines, {
+        "request": _requests(coded.parts["request"], naming, client, list(aliases)),
+        "person": people.with_columns((tags or Tags()).of(people)).with_columns(who=pl.col("tag").hash()),
+        "origin": origins.select(
+            "referrer", referrer_host=pl.when(host != "").then(host),
+            said=pl.when(host != "").then(said).otherwise(pl.lit("")),
+        ),
+    })  # fmt: skip
+
+
+def _requests(frame: pl.DataFrame, naming: Naming, client: str, aliases: list[str]) -> pl.DataFrame:
+    """Distinct requests with what is made of them."""
+    frame = frame.with_columns(_paths(frame["path"]).alias("path_text"), _own(frame["query"]).alias("own"))
     frame = frame.with_columns(
         event=_events(frame, naming), path_text=frame["path_text"].str.slice(0, MAX_VALUE),
         status=pl.col("status").cast(pl.String), host=pl.col("host").str.slice(0, MAX_VALUE),
-    )  # fmt: skip
-    frame = frame.with_columns(query=_query(frame, client))
-    pairs = _pairs(frame["own"])
-    joined = frame.with_row_index("_row").join(pairs, on="_row", how="left", maintain_order="left")
+    ).with_row_index("_row")  # fmt: skip
+    frame = frame.join(_pairs(frame["own"]), on="_row", how="left", maintain_order="left")
     odd = pl.col("unsure").fill_null(False) | (pl.col("own").bin.size() > _LONG)
     if aliases:
-        odd = odd | (pl.col("keys").list.set_intersection(pl.lit(pl.Series([list(aliases)]))).list.len() > 0).fill_null(
-            False
-        )
-    return joined.select(
-        *(name for name in WIDE if name not in _MADE),
-        pl.col("keys", "values").fill_null([]),
-        unsure=odd,
-        client=pl.lit(client),
-        who=pl.col("tag").hash(),
-        referrer_host=pl.col("referrer_host").replace("", None),
-        host=pl.when(pl.col("host") != "").then("host"),
-    ).select(list(WIDE))
+        named = pl.col("keys").list.set_intersection(pl.lit(pl.Series([aliases]))).list.len() > 0
+        odd = odd | named.fill_null(False)
+    return frame.select(
+        "method", "path", "event", "path_text", "status", *_query(frame, client), pl.col("keys", "values").fill_null([]),
+        client=pl.lit(client), host=pl.when(pl.col("host") != "").then("host"), unsure=odd,
+    )  # fmt: skip
 
 
 class Tags:
@@ -94,23 +95,20 @@ def _tagged(whose: pl.DataFrame) -> pl.DataFrame:
     return whose.select("who", tag=digests.bin.encode("hex").str.slice(0, 32))
 
 
-def _query(frame: pl.DataFrame, client: str) -> pl.Series:
-    """The query that an intake request would have: `client=a&event=pageview&tag_id=...&path=/a&status=200&method=GET`."""
-    parts: list[Any] = [pl.lit(f"client={_quote(client)}&event="), each(frame["event"], _quote, _SAFE)]
-    parts += [pl.lit("&tag_id="), "tag", pl.lit("&path="), each(frame["path_text"], _quote, _SAFE)]
-    parts += [pl.lit("&status="), "status", pl.lit("&method="), each(frame["method"], _quote, _SAFE)]
-    for name in ("referrer_host", "host"):
-        if (there := frame[name] != "").any():
-            quoted = each(frame[name], _quote, _SAFE)
-            parts.append(pl.when(there).then(pl.lit(f"&{name}=") + quoted))
-    own = _utf8(frame["own"])
-    if own.null_count():  # hardly ever
-        made_up = frame.select(pl.concat_str(parts, ignore_nulls=True).cast(pl.Binary)).to_series()
-        said = pl.when(pl.col("own").bin.size() > 0).then(pl.lit(b"&") + pl.col("own")).otherwise(pl.lit(b""))
-        return frame.select(made_up + said).to_series()
-    if (there := own != "").any():
-        parts += [pl.when(there).then(pl.lit("&")), own]
-    return frame.select(pl.concat_str(parts, ignore_nulls=True).cast(pl.Binary)).to_series()
+def _query(frame: pl.DataFrame, client: str) -> list[pl.Series]:
+    """before, between and after: with a tag id behind the first and a referrer's host before the last they are the query
+
+    that an intake request would have: `client=a&event=pageview&tag_id=...&path=/a&status=200&method=GET`.
+    """
+    path, host = each(frame["path_text"], _quote, _SAFE), each(frame["host"], _quote, _SAFE)
+    method, event = each(frame["method"], _quote, _SAFE), each(frame["event"], _quote, _SAFE)
+    there = pl.col("own").bin.size() > 0
+    return frame.select(
+        before=pl.lit(f"client={_quote(client)}&event=") + event + pl.lit("&tag_id="),
+        between=pl.lit("&path=") + path + pl.lit("&status=") + pl.col("status") + pl.lit("&method=") + method,
+        after=pl.when(host != "").then(pl.lit("&host=") + host).otherwise(pl.lit("")).cast(pl.Binary)
+        + pl.when(there).then(pl.lit(b"&") + pl.col("own")).otherwise(pl.lit(b"")),
+    ).get_columns()  # fmt: skip
 
 
 def _quote(text: str) -> str:

@@ -101,7 +101,7 @@ def _write(
         hits.write(decided.hits(), f"import-{number:06}")
         for part, rows in enumerate(decided.decisions()):
             decisions.write(rows, f"import-{number:06}-{part:03}")
-        return decided.frame.height
+        return decided.coded.height
 
     done = 0
     for rows in ahead(pool, write, enumerate(batches)):

@@ -1,6 +1,6 @@
-"""Columns of texts, and lists of names and values, as one column of maps, for all rows of a frame at once.
+"""Columns of texts, and lists of names and values, as one column of maps, for all rows at once.
 
-The names of a map are few and are written as numbers of a dictionary; texts cross over from Polars without being copied.
+Names and texts are written as numbers of a dictionary: each distinct one is looked at once, all else is numbers.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from collections.abc import Mapping
 import msgspec
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from lab.coded import Coded, polars_of
 
 _VIEWS = pl.CompatLevel.newest()
 
@@ -29,27 +32,55 @@ class Lists(msgspec.Struct, frozen=True):
         starts = (lengths.cum_sum() - lengths).cast(pl.UInt32)
         return cls(keys.explode(empty_as_null=False), values.explode(empty_as_null=False), starts, lengths)
 
+    def gather(self, rows: pl.Series) -> Lists:
+        """The lists of these rows."""
+        return Lists(self.names, self.texts, self.starts.gather(rows), self.lengths.gather(rows))
 
-def mapped(columns: Mapping[str, pl.Series], lists: Lists | None = None) -> pa.MapArray:
-    """A map per row: the names of the columns with their values, where these are not null, then those of `lists`.
+
+def mapped(coded: Coded, columns: Mapping[str, str], lists: Lists | None = None) -> pa.MapArray:
+    """A map per line: the given names with the values of the columns, where these are not null, then those of `lists`.
 
     No name may come twice in a row.
     """
-    rows, wide = next(iter(columns.values())).len(), len(columns)
+    rows, wide = coded.height, len(columns)
     lists = lists if lists is not None and lists.lengths.sum() > 0 else None
-    flat = [column.rename("") for column in columns.values()]
-    names, numbers = _names(list(columns), None if lists is None else lists.names)
+    numbers, texts = _texts(coded, list(columns.values()), lists)
+    names, own_names = _names(list(columns), None if lists is None else lists.names)
     places = _even_places(wide, rows) if lists is None else _places(lists, wide, rows)
-    texts = pl.concat(flat if lists is None else [*flat, lists.texts.rename("")]).gather(places["text"])
-    said = places["name"] if lists is None else numbers.gather(places["name"])
-    absent = [column.is_null() for column in columns.values() if column.null_count()]
+    said = places["name"] if lists is None else own_names.gather(places["name"])
+    found = pl.concat(numbers).gather(places["text"])
+    absent = [column.is_null() for column in numbers[:wide] if column.null_count()]
     if absent:
-        there = texts.is_not_null()
-        said, texts = said.filter(there), texts.filter(there)
+        there = found.is_not_null()
+        said, found = said.filter(there), found.filter(there)
     counts = pl.repeat(wide, rows, dtype=pl.Int32, eager=True) - sum(one.cast(pl.Int32) for one in absent)
     counts = counts if lists is None else counts + lists.lengths.cast(pl.Int32)
-    keys = pa.DictionaryArray.from_arrays(said.cast(pl.Int32).to_arrow(), pa.array(names, pa.string()))
-    return pa.MapArray.from_arrays(_offsets(counts), keys, texts.to_arrow(compat_level=_VIEWS))
+    return pa.MapArray.from_arrays(
+        _offsets(counts), _dictionary(said, pa.array(names, pa.string())), _dictionary(found, texts)
+    )
+
+
+def _texts(coded: Coded, columns: list[str], lists: Lists | None) -> tuple[list[pl.Series], pa.Array]:
+    """All texts, and which of them the columns have line by line, and the lists below."""
+    known, rows = [], []
+    for name in columns:
+        part = coded.part_of(name)
+        known.append(coded.lines[name] if part is None else coded.parts[part][name])
+        rows.append(None if part is None else coded.lines[part])
+    if lists is not None:
+        known.append(lists.texts)
+        rows.append(None)
+    found = pc.dictionary_encode(pl.concat([one.rename("") for one in known]).to_arrow())
+    flat, numbers, start = polars_of(found.indices), [], 0
+    for one, row in zip(known, rows, strict=True):
+        told = flat.slice(start, one.len())
+        numbers.append(told if row is None else told.gather(row))
+        start += one.len()
+    return numbers, found.dictionary
+
+
+def _dictionary(numbers: pl.Series, texts: pa.Array) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(numbers.cast(pl.Int32).to_arrow(), texts)
 
 
 def _names(fixed: list[str], own: pl.Series | None) -> tuple[list[str], pl.Series]:
@@ -57,9 +88,9 @@ def _names(fixed: list[str], own: pl.Series | None) -> tuple[list[str], pl.Serie
     first = pl.int_range(len(fixed), dtype=pl.Int32, eager=True)
     if own is None:
         return fixed, first
-    known = own.unique()
-    numbers = pl.int_range(len(fixed), len(fixed) + known.len(), dtype=pl.Int32, eager=True)
-    return [*fixed, *known], pl.concat([first.rename(""), own.replace_strict(known, numbers).cast(pl.Int32).rename("")])
+    found = pc.dictionary_encode(own.to_arrow())
+    numbers = polars_of(found.indices).cast(pl.Int32) + len(fixed)
+    return [*fixed, *found.dictionary.to_pylist()], pl.concat([first.rename(""), numbers.rename("")])
 
 
 def _offsets(counts: pl.Series) -> pa.Array:
@@ -105,3 +136,11 @@ def repeated(value: object, kind: pa.DataType, rows: int) -> pa.Array:
 def arrow(column: pl.Series) -> pa.Array:
     """A column as it is."""
     return column.to_arrow(compat_level=_VIEWS)
+
+
+def numbered(coded: Coded, name: str) -> pa.Array:
+    """A column of one of the tables, as numbers of a dictionary."""
+    part = coded.part_of(name)
+    assert part is not None
+    found = pc.dictionary_encode(coded.parts[part][name].to_arrow())
+    return _dictionary(polars_of(found.indices).gather(coded.lines[part]), found.dictionary)

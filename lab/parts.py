@@ -8,13 +8,15 @@ from time import time
 import msgspec
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction, RemoveAction
 
 from service.archive import tables
 
-# written as numbers of a dictionary, beside what is one already: values that come again and again
-_AGAIN = frozenset({"event", "method", "path", "user_agent", "referrer"})
+_DICTIONARY_BYTES = 1 << 28  # of a batch it never comes near; the writer gives up dictionaries over this
+_FEW = 16  # texts that may stay in a dictionary although nobody needs them
+_LEVELS = 1 << 16  # rows that are written at once
 
 
 class Parts:
@@ -33,7 +35,8 @@ class Parts:
         days = pl.Series(rows["time"]).dt.date().rle().struct.unnest()
         rows, start = rows.drop_columns(["day"]) if "day" in rows.column_names else rows, 0
         for length, day in days.iter_rows():
-            self._write(rows.slice(start, length), f"{day:%Y-%m-%d}", name)
+            some = rows if length == rows.num_rows else _alone(rows.slice(start, length))
+            self._write(some, f"{day:%Y-%m-%d}", name)
             start += length
 
     def _write(self, rows: pa.Table, day: str, name: str) -> None:
@@ -42,7 +45,7 @@ class Parts:
         file.parent.mkdir(exist_ok=True)
         pq.write_table(
             rows, file, compression="snappy", use_dictionary=_dictionaries(rows.schema), write_statistics=False,
-            store_schema=False,
+            store_schema=False, dictionary_pagesize_limit=_DICTIONARY_BYTES, write_batch_size=_LEVELS,
         )  # fmt: skip
         stats = msgspec.json.encode({"numRecords": rows.num_rows}).decode()
         self._actions.append(AddAction(path, file.stat().st_size, {"day": day}, int(time() * 1000), True, stats))
@@ -55,10 +58,29 @@ class Parts:
 
 
 def _dictionaries(schema: pa.Schema) -> list[str]:
+    """The columns that are written as numbers of a dictionary, as they came."""
     found = []
     for field in schema:
-        if pa.types.is_dictionary(field.type) or field.name in _AGAIN:
+        if pa.types.is_dictionary(field.type):
             found.append(field.name)
         elif pa.types.is_map(field.type):
-            found.append(f"{field.name}.key_value.key")
+            found += [f"{field.name}.key_value.key", f"{field.name}.key_value.value"]
     return found
+
+
+def _alone(rows: pa.Table) -> pa.Table:
+    """Some rows of a table, with dictionaries of no more than is in them."""
+    return pa.table({name: _used(rows[name].combine_chunks()) for name in rows.column_names})
+
+
+def _used(column: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(column.type):
+        if len(column.dictionary) <= _FEW:
+            return column
+        found = pc.dictionary_encode(column.indices)
+        return pa.DictionaryArray.from_arrays(found.indices, column.dictionary.take(found.dictionary))
+    if pa.types.is_map(column.type):
+        start, stop = column.offsets[0].as_py(), column.offsets[-1].as_py()
+        keys, items = (_used(flat.slice(start, stop - start)) for flat in (column.keys, column.items))
+        return pa.MapArray.from_arrays(pc.subtract(column.offsets, start), keys, items)
+    return column

@@ -16,6 +16,7 @@ from typing import Any
 
 import polars as pl
 
+from lab.coded import Coded, distinct
 from lab.spill import Spill
 
 MEMORY_GB = 0.5
@@ -23,20 +24,26 @@ BATCH_ROWS = 120_000
 PIECE_ROWS = 4_000_000  # hits whose visitors are found at once
 _NAMES = 190  # a few below what the engine remembers
 
-# a request as a hit. who: a number of whom it belongs to, as far as it says by itself; tag, path_text, status,
-# referrer_host, host: what is made up of it, null if absent; keys, values: its own ones; unsure: the engine decides it
-WIDE: dict[str, Any] = {
-    "line": pl.Int64, "time_us": pl.Int64, "method": pl.String, "path": pl.Binary, "query": pl.Binary,
-    "address": pl.String, "user_agent": pl.String, "referrer": pl.String, "client": pl.String, "event": pl.String,
-    "who": pl.UInt64, "tag": pl.String,
-    "path_text": pl.String, "status": pl.String, "referrer_host": pl.String, "host": pl.String,
-    "keys": pl.List(pl.String), "values": pl.List(pl.String), "unsure": pl.Boolean,
+# a request as a hit, as lines and tables of `coded`. who: a number of whom it belongs to, as far as it says by itself; tag,
+# path_text, status, referrer_host, host: what is made up of it, null if absent; keys, values: its own ones; unsure: the
+# engine decides it. Its query is before, tag, between, said and after, one behind the other.
+WIDE: dict[str, dict[str, Any]] = {
+    "lines": {
+        "line": pl.Int64, "time_us": pl.Int64, "request": pl.UInt32, "person": pl.UInt32, "origin": pl.UInt32,
+    },
+    "request": {
+        "method": pl.String, "path": pl.Binary, "client": pl.String, "event": pl.String, "path_text": pl.String,
+        "status": pl.String, "host": pl.String, "keys": pl.List(pl.String), "values": pl.List(pl.String),
+        "unsure": pl.Boolean, "before": pl.String, "between": pl.String, "after": pl.Binary,
+    },
+    "person": {"address": pl.String, "user_agent": pl.String, "tag": pl.String, "who": pl.UInt64},
+    "origin": {"referrer": pl.String, "referrer_host": pl.String, "said": pl.String},
 }  # fmt: skip
 LASTING = ("referrer_host", "host")  # made-up parameters that not every hit has, and that are remembered
 
 
 class Placing:
-    """Takes in frames in the columns of `WIDE`; after `place` they come back in `batches`, in the order of the log."""
+    """Takes in lines in the columns of `WIDE`; after `place` they come back in `batches`, in the order of the log."""
 
     def __init__(
         self, folder: Path, memory_gb: float = MEMORY_GB, batch_rows: int = BATCH_ROWS, piece_rows: int = PIECE_ROWS
@@ -54,13 +61,16 @@ class Placing:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._spill.close()
 
-    def add(self, frame: pl.DataFrame) -> None:
+    def add(self, coded: Coded) -> None:
         """Take in the requests of a block, in the order of their lines."""
-        self._narrow.append(frame.select(
-            "line", "time_us", "who", *(self._numbers(frame[name]) for name in LASTING),
-            own=pl.col("keys").list.len(), unsure="unsure",
+        coded = _in_order(coded)
+        request, person = coded.lines["request"], coded.lines["person"]
+        requests = coded.parts["request"].select(own=pl.col("keys").list.len(), unsure="unsure")
+        self._narrow.append(coded.lines.select("line", "time_us").with_columns(
+            coded.parts["person"]["who"].gather(person), *(self._numbers(coded, name) for name in LASTING),
+            *(column.gather(request) for column in requests.get_columns()),
         ))  # fmt: skip
-        self._spill.add(frame)
+        self._spill.add(coded)
 
     def place(self, remember_us: int) -> None:
         """Put the hits in order and find their visitors, and the figures first_us, last_us, ties, visitor_ties."""
@@ -77,27 +87,36 @@ class Placing:
             placed.append(_lives(visits, remember_us, hard))
         self._placed = pl.concat(placed).sort("pos")
 
-    def batches(self, content: str) -> Iterator[pl.DataFrame]:
-        """The hits in their order: the columns of `WIDE` but line and unsure, and
+    def batches(self, content: str) -> Iterator[Coded]:
+        """The hits in their order, in the columns of `WIDE` and in the lines
 
         pos (from 0), seq (from 2, behind the rulebook), hit_id, visitor, new_visitor, life (a number of the visitor), hard,
-        last_own (pos of the visitor's last hit so far with parameters of its own, null if none), last_referrer_host,
-        last_host. content: hex digits that make the ids those of this log.
+        last_own (pos of the visitor's last hit before this one with parameters of its own, null if none); in tables of
+        their own last_referrer_host and last_host. content: hex digits that make the ids those of this log.
         """
         texts = {name: pl.Series(list(self._texts[name]), dtype=pl.String) for name in LASTING}
         for placed in self._placed.iter_slices(self._batch_rows):
-            yield self._spill.rows(placed).select(
-                pl.exclude("line", "unsure", "who", *(f"last_{name}" for name in LASTING)),
-                (pl.col("pos").cast(pl.Int64) + 2).alias("seq"), _identity(content, "line").alias("hit_id"),
-                _identity(content, "life").alias("visitor"),
-                *(texts[name].gather(placed[f"last_{name}"]).alias(f"last_{name}") for name in LASTING),
+            found, parts, numbers = self._spill.rows(placed), {}, {}
+            for name in LASTING:
+                numbers[f"lasting_{name}"], known = distinct(found.lines[f"last_{name}"])
+                parts[f"lasting_{name}"] = texts[name].gather(known).to_frame(f"last_{name}")
+            yield Coded(
+                found.lines.select(
+                    pl.exclude("line", *(f"last_{name}" for name in LASTING)),
+                    (pl.col("pos").cast(pl.Int64) + 2).alias("seq"), _identity(content, "line").alias("hit_id"),
+                    _identity(content, "life").alias("visitor"),
+                ).with_columns(**numbers),
+                found.parts | parts,
             )  # fmt: skip
 
-    def _numbers(self, column: pl.Series) -> pl.Series:
+    def _numbers(self, coded: Coded, name: str) -> pl.Series:
         """The texts of a lasting parameter as numbers, 0 for null."""
-        known, texts = column.unique(), self._texts[column.name]
+        part = coded.part_of(name)
+        assert part is not None
+        column, texts = coded.parts[part][name], self._texts[name]
+        known = column.unique()
         numbers = pl.Series([texts.setdefault(text, len(texts)) for text in known], dtype=pl.UInt32)
-        return column.replace_strict(known, numbers, return_dtype=pl.UInt32)
+        return column.replace_strict(known, numbers, return_dtype=pl.UInt32).gather(coded.lines[part])
 
     def _hard(self, hits: pl.DataFrame) -> pl.Series:
         """Whose hits are left to the engine."""
@@ -117,6 +136,12 @@ class Placing:
         return found.explode("keys", empty_as_null=False).unique()
 
 
+def _in_order(coded: Coded) -> Coded:
+    """The columns in the order of `WIDE`, so that all pieces have the same."""
+    parts = {part: coded.parts[part].select(list(WIDE[part])) for part in WIDE if part != "lines"}
+    return Coded(coded.lines.select(list(WIDE["lines"])), parts)
+
+
 def _shared(keys: pl.DataFrame) -> int:
     """How many rows of a sorted frame are like another."""
     same = pl.all_horizontal(pl.all() == pl.all().shift(1)).fill_null(False)
@@ -134,7 +159,9 @@ def _lives(visits: pl.DataFrame, remember_us: int, hard: pl.Series) -> pl.DataFr
     last = (so_far(pl.when(pl.col(name) > 0).then(name)).cast(pl.UInt32).alias(f"last_{name}") for name in LASTING)
     return visits.select(
         "pos", "row", *last, pl.when("start").then("line").forward_fill().alias("life"),
-        (so_far(pl.when(pl.col("own") > 0).then(pl.col("pos").cast(pl.Int64) + 1)) - 1).replace(-1, None).alias("last_own"),
+        pl.when(~pl.col("start")).then(
+            so_far(pl.when(pl.col("own") > 0).then(pl.col("pos").cast(pl.Int64) + 1)).shift(1) - 1
+        ).replace(-1, None).alias("last_own"),
         pl.col("start").alias("new_visitor"), pl.col("who").is_in(hard.implode()).alias("hard"),
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 from deltalake import write_deltalake
 
 from lab.blocks import Rejected
+from lab.coded import Coded
 from lab.log import LabError
 from lab.placing import Placing
 from service.archive.schemas import TABLE_VERSION
@@ -34,15 +35,15 @@ class Reading:
         self._latest_us = -(1 << 62)
         _write_rejected(folder, ())
 
-    def read(self, found: Iterable[tuple[pl.DataFrame, list[Rejected], int]], placing: Placing) -> None:
-        """Take everything in. found: frames in the columns of `placing.WIDE`, rejected lines and how many lines these are;
+    def read(self, found: Iterable[tuple[Coded, list[Rejected], int]], placing: Placing) -> None:
+        """Take everything in. found: lines in the columns of `placing.WIDE`, rejected lines and how many lines these are;
         lines are numbered from 1 in each."""
-        for frame, rejected, lines in found:
+        for coded, rejected, lines in found:
             if rejected:
                 self._reject([(self.lines + line, reason, raw) for line, reason, raw in rejected])
-            if frame.height:
-                self._count(frame["time_us"])
-                placing.add(frame.with_columns(pl.col("line") + self.lines))
+            if coded.height:
+                self._count(coded.lines["time_us"])
+                placing.add(coded.with_lines(coded.lines.with_columns(pl.col("line") + self.lines)))
             self.lines += lines
 
     def _count(self, times: pl.Series) -> None:

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
-import polars as pl
 
 from lab.blocks import BLOCK_BYTES, Blocks, Rejected, read_block
+from lab.coded import Coded
 from lab.foreign import Events, Naming, own_name
 from lab.foreign_columns import Tags, with_hit
 from lab.formats import ParsedLine, all_formats, format_named, parse_line
@@ -22,7 +22,7 @@ from lab.table_files import TABLE_FORMATS
 from lab.table_hits import row_hits
 from service.engine import Rulebook, RulebookError, load
 
-Found = tuple[pl.DataFrame, list[Rejected], int]
+Found = tuple[Coded, list[Rejected], int]
 MAX_CLIENTS = 1_000
 
 
@@ -66,13 +66,13 @@ class AccessLog:
         return rulebook_of([self._map.client], self._aliases)
 
     def read(self, pool: ThreadPoolExecutor) -> Iterator[Found]:
-        """Frames in the columns of `placing.WIDE`, rejected lines, how many lines."""
+        """Lines in the columns of `placing.WIDE`, rejected lines, how many lines."""
 
         tags = Tags()
 
         def work(block: bytes) -> Found:
-            frame, rejected, lines = read_block(block, self._form)
-            made = with_hit(frame, self._naming, self._map.client, self._aliases, tags) if frame.height else frame
+            coded, rejected, lines = read_block(block, self._form)
+            made = with_hit(coded, self._naming, self._map.client, self._aliases, tags) if coded.height else coded
             return made, rejected, lines
 
         return ahead(pool, work, self._blocks)
@@ -117,8 +117,8 @@ class TableFile:
         return rulebook_of(self._rows.clients, {})
 
     def read(self, pool: ThreadPoolExecutor) -> Iterator[Found]:
-        """Frames in the columns of `placing.WIDE`, rejected rows, how many rows."""
-        return ahead(pool, lambda found: (row_hits(found[0]) if found[0].height else found[0], *found[1:]), self._rows)
+        """Lines in the columns of `placing.WIDE`, rejected rows, how many rows."""
+        return ahead(pool, lambda found: (row_hits(found[0]), *found[1:]), self._rows)
 
     def nothing_parsed(self, source: str, reading: Reading) -> str:
         """Why no row could be read, and what to do."""

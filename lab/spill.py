@@ -1,4 +1,4 @@
-"""Frames that are needed again: held in memory as long as there is room, after that in files of a temporary folder."""
+"""Lines that are needed again: held in memory as long as there is room, after that in files of a temporary folder."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 
 import polars as pl
 
-_OPEN = 4  # files whose rows stay in memory after they were asked for
+from lab.coded import Coded, joined
+
+_OPEN = 4  # pieces whose rows stay in memory after they were asked for
 
 
 class Spill:
-    """Frames of the same columns, numbered rows and all: `rows` finds them again by number, from 0 in the order of adding.
+    """Pieces of the same columns, numbered rows and all: `rows` finds them again by number, from 0 in the order of adding.
 
     memory_gb: how much of them may be held in memory. Close it to remove its files.
     """
@@ -20,49 +22,60 @@ class Spill:
     def __init__(self, folder: Path, memory_gb: float) -> None:
         self._folder = tempfile.TemporaryDirectory(dir=folder, prefix=".placing-")
         self._room = int(memory_gb * 1e9)
-        self._frames: list[pl.DataFrame | Path] = []
+        self._pieces: list[Coded | Path] = []
         self._starts: list[int] = []
         self.height = 0
-        self._read = lru_cache(maxsize=_OPEN)(pl.read_ipc)
+        self._read = lru_cache(maxsize=_OPEN)(_read)
 
     def close(self) -> None:
         """Forget everything."""
-        self._frames.clear()
+        self._pieces.clear()
         self._read.cache_clear()
         self._folder.cleanup()
 
-    def add(self, frame: pl.DataFrame) -> None:
-        """Take in a frame."""
+    def add(self, piece: Coded) -> None:
+        """Take in a piece."""
         self._starts.append(self.height)
-        self.height += frame.height
-        size = int(frame.estimated_size())
+        self.height += piece.height
+        size = int(sum(frame.estimated_size() for frame in (piece.lines, *piece.parts.values())))
         if size <= self._room:
             self._room -= size
-            self._frames.append(frame)
+            self._pieces.append(piece)
             return
-        path = Path(self._folder.name) / f"{len(self._frames)}.arrow"
-        frame.write_ipc(path)
-        self._frames.append(path)
+        path = Path(self._folder.name) / str(len(self._pieces))
+        path.mkdir()
+        for name, frame in {_LINES: piece.lines, **piece.parts}.items():
+            frame.write_ipc(path / name)
+        self._pieces.append(path)
 
     def frames(self, columns: list[str]) -> list[pl.DataFrame]:
-        """These columns of every frame, in their order."""
-        return [self._frame(number).select(columns) for number in range(len(self._frames))]
+        """These columns of every piece, line by line, in their order."""
+        return [self._piece(number).frame(columns) for number in range(len(self._pieces))]
 
-    def rows(self, wanted: pl.DataFrame) -> pl.DataFrame:
-        """The frame `wanted` with the columns of the rows that its column `row` names, in its order."""
+    def rows(self, wanted: pl.DataFrame) -> Coded:
+        """The lines that the column `row` of a frame names, in its order and with its other columns."""
         starts = pl.Series(self._starts, dtype=pl.UInt32)
-        found = wanted.with_columns(_frame=starts.search_sorted(wanted["row"], side="right").cast(pl.Int64) - 1)
-        numbers = found["_frame"].unique().sort().to_list()
+        found = wanted.with_columns(_piece=starts.search_sorted(wanted["row"], side="right").cast(pl.Int64) - 1)
+        numbers = found["_piece"].unique().sort().to_list()
         if len(numbers) == 1:
-            return self._gathered(numbers[0], found)
+            return self._taken(numbers[0], found)
         found = found.with_row_index("_place")
-        rows = pl.concat([self._gathered(number, found.filter(pl.col("_frame") == number)) for number in numbers])
-        return (rows if rows["_place"].is_sorted() else rows.sort("_place")).drop("_place")
+        rows = joined([self._taken(number, found.filter(pl.col("_piece") == number)) for number in numbers])
+        lines = rows.lines if rows.lines["_place"].is_sorted() else rows.lines.sort("_place")
+        return rows.with_lines(lines.drop("_place"))
 
-    def _gathered(self, number: int, wanted: pl.DataFrame) -> pl.DataFrame:
-        rows = self._frame(number)[(wanted["row"].cast(pl.Int64) - self._starts[number]).cast(pl.UInt32)]
-        return wanted.drop("_frame", "row").hstack(rows)
+    def _taken(self, number: int, wanted: pl.DataFrame) -> Coded:
+        rows = self._piece(number).taken((wanted["row"].cast(pl.Int64) - self._starts[number]).cast(pl.UInt32))
+        return rows.with_lines(wanted.drop("_piece", "row").hstack(rows.lines))
 
-    def _frame(self, number: int) -> pl.DataFrame:
-        found = self._frames[number]
-        return found if isinstance(found, pl.DataFrame) else self._read(found)
+    def _piece(self, number: int) -> Coded:
+        found = self._pieces[number]
+        return found if isinstance(found, Coded) else self._read(found)
+
+
+_LINES = "lines"
+
+
+def _read(path: Path) -> Coded:
+    parts = {file.name: pl.read_ipc(file) for file in path.iterdir()}
+    return Coded(parts.pop(_LINES), parts)

@@ -9,28 +9,35 @@ from urllib.parse import quote_plus
 
 import polars as pl
 
+from lab.coded import Coded
 from lab.foreign_columns import each
-from lab.placing import WIDE
 from service.engine.model import IDENTIFIERS
 
 _SAFE = r"^[A-Za-z0-9_.~/-]*$"
 _LEADING = ("client", "event")
-_EMPTY = ("address", "user_agent", "referrer", "tag", "path_text", "status")
 _APART = ("line", "time_us", "time", *_LEADING)
 
 
-def row_hits(frame: pl.DataFrame) -> pl.DataFrame:
-    """A frame as `formats_table.Rows` makes it in the columns of `placing.WIDE`."""
+def row_hits(frame: pl.DataFrame) -> Coded:
+    """A frame as `formats_table.Rows` makes it in the columns of `placing.WIDE`; each row is a request and a person."""
     names = [name for name in frame.columns if name not in _APART]
     said = frame.select(_said(frame[name], name) for name in (*_LEADING, *names))
-    query = said.select(pl.concat_str(pl.all(), separator="&", ignore_nulls=True).cast(pl.Binary)).to_series()
+    query = said.select(pl.concat_str(pl.all(), separator="&", ignore_nulls=True)).to_series()
     whose = [pl.col(name) for name in IDENTIFIERS if name in names]
-    return frame.with_row_index("_row").join(_pairs(frame, names), on="_row", how="left").sort("_row").select(
-        "line", "time_us", "client", "event", pl.col("keys", "values").fill_null([]), query=query,
-        who=pl.coalesce(*whose, pl.col("line").cast(pl.String)).hash(), method=pl.lit("GET"), path=pl.lit(b"/"),
-        unsure=pl.lit(True), **dict.fromkeys(_EMPTY, pl.lit("")),
-        referrer_host=pl.lit(None, pl.String), host=pl.lit(None, pl.String),
-    ).select(list(WIDE))  # fmt: skip
+    people = frame.select(who=pl.coalesce(*whose, pl.col("line").cast(pl.String)).hash())
+    rows = frame.with_row_index("_row")
+    return Coded(
+        rows.select("line", "time_us", request="_row", person="_row", origin=pl.lit(0, pl.UInt32)),
+        {
+            "request": rows.join(_pairs(frame, names), on="_row", how="left", maintain_order="left").select(
+                "client", "event", pl.col("keys", "values").fill_null([]), method=pl.lit("GET"), path=pl.lit(b"/"),
+                before=query, between=pl.lit(""), after=pl.lit(b""), path_text=pl.lit(""), status=pl.lit(""),
+                host=pl.lit(None, pl.String), unsure=pl.lit(True),
+            ),
+            "person": people.with_columns(pl.lit("").alias(name) for name in ("address", "user_agent", "tag")),
+            "origin": pl.DataFrame({"referrer": [""], "referrer_host": pl.Series([None], dtype=pl.String), "said": [""]}),
+        },
+    )  # fmt: skip
 
 
 def _said(column: pl.Series, name: str) -> pl.Series:

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 import lab
-from lab.blocks import Blocks, read_block, row_of
+from lab.blocks import SCHEMA, Blocks, read_block, row_of
 from lab.decided import Deciding
 from lab.foreign import Naming, hit_of, visitor_tag
 from lab.foreign_columns import Tags
@@ -21,8 +21,10 @@ from lab.importing import import_log
 from lab.log import Log
 from lab.mapping import LogMap
 from lab.placing import Placing
+from lab.plain import plain_lines
 from lab.reading import Reading
 from lab.sources import AccessLog
+from service.archive import tables
 from service.engine.parse import parameters
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -75,7 +77,8 @@ def test_random_lines_are_read_as_line_by_line(name: str) -> None:
         raws = [b"Shop.example:443 " + raw for raw in raws]
 
     # when they are read as a block
-    frame, rejected, lines = read_block(b"\n".join(raws) + b"\n", form)
+    coded, rejected, lines = read_block(b"\n".join(raws) + b"\n", form)
+    frame = coded.frame(SCHEMA)
 
     # then each line is what the parser of one line says
     found = [(number, parse_line(raw, form)) for number, raw in enumerate(raws, 1)]
@@ -83,6 +86,36 @@ def test_random_lines_are_read_as_line_by_line(name: str) -> None:
     wrong = [(n, one.reason.value) for n, one in found if isinstance(one, RejectedLine)]
     assert [(n, reason) for n, reason, _ in rejected] == wrong
     assert lines == frame.height + len(wrong) == 4_000 and len(wrong) > 300 and frame.height > 1_000
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("name", ["combined", "common"])
+def test_what_a_reader_of_csv_may_trip_over_changes_no_line(name: str, end: bytes) -> None:
+    # given a mark of UTF-8 in front, bare returns, zero bytes, quotes where none belong, empty, short and endless lines
+    good = FORMATS[name].sample.encode()
+    odd = (
+        b"\r", b"\0", b'"', b'""', b'"" "', b"", b"x", good + b'"', b'"' + good, good.replace(b"GET", b"GE\rT"),
+        good.replace(b"/1.1", b"/1.1\0"), good + b"\r", good.replace(b" 512", b" 5x2").replace(b" 2326", b" 2x26"),
+        good.replace(b"GET /", b"GET /" + b"y" * 9_000), good.replace(b"- ", b"-" * 9_000 + b" ", 1), b"z" * 70_000,
+        good.replace(b" 200 ", b" 200"), good.replace(b" 200 ", b"200 "), good.replace(b"GET", b"\xe9"), good[:40],
+    )  # fmt: skip
+    lines = [b"\xef\xbb\xbf" + good, good, *(line for one in odd for line in (one, good))]
+
+    # when they are read as a block, with and without an end of the last line
+    for block in (end.join(lines), end.join(lines) + end):
+        coded, rejected, count = read_block(block, FORMATS[name])
+
+        # then each line is what the parser of one line says
+        found = [(number, parse_line(raw, FORMATS[name])) for number, raw in enumerate(lines, 1)]
+        assert coded.frame(SCHEMA).rows() == [row_of(n, one) for n, one in found if isinstance(one, ParsedLine)]
+        wrong = [(n, one.reason.value) for n, one in found if isinstance(one, RejectedLine)]
+        assert [(n, reason) for n, reason, _ in rejected] == wrong and count == len(lines)
+
+
+def test_lines_that_are_all_plain_need_no_other_parser() -> None:
+    lines = [FORMATS["combined"].sample.replace("512", str(n)).encode() for n in range(50)]
+    found = plain_lines(b"\n".join(lines), FORMATS["combined"])
+    assert found is not None and (found[0].height, found[1]) == (50, 50)
 
 
 @pytest.mark.parametrize("size", [1, 50, 4_096])
@@ -97,8 +130,8 @@ def test_the_size_of_a_block_changes_nothing(tmp_path: Path, size: int) -> None:
         rejected: list[object] = []
         lines = 0
         for block in blocks:
-            frame, wrong, count = read_block(block, FORMATS["combined"])
-            rows += frame.with_columns(pl.col("line") + lines).rows()
+            coded, wrong, count = read_block(block, FORMATS["combined"])
+            rows += coded.frame(SCHEMA).with_columns(pl.col("line") + lines).rows()
             rejected += [(number + lines, reason, raw) for number, reason, raw in wrong]
             lines += count
         return rows, rejected, lines, blocks.content
@@ -198,6 +231,36 @@ def test_the_sizes_of_pieces_and_what_waits_on_disk_change_nothing(tmp_path: Pat
     whole = decided(tmp_path, 1 << 20, 1.0, 1_000, 1_000)
     assert decided(tmp_path, 900, 0.0, 7, 50) == whole
     assert len(whole) == 300 and sum(row["new_visitor"] for row in whole) > 9
+
+
+def test_names_that_look_alike_side_by_side_are_remembered_apart(tmp_path: Path) -> None:
+    # given somebody who brings the names a and b, then one name of both, then them in another order, again and again
+    queries = ("?a=1&b=2", "?a%26b=3", "?b=4&a=5", "", "?a=6&b=7", "?b=8", "?a=9&c=1", "", "?a=2&b=3")
+    lines = [at(n / 100, query, f"192.0.2.{n % 2}") for n, query in enumerate(queries * 6)]
+    (tmp_path / "x.log").write_bytes(b"\n".join(lines) + b"\n")
+
+    # when it is imported, then every decision is the engine's, in batches of any size
+    import_log("combined", tmp_path / "x.log", tmp_path / "out")
+    log = lab.open(tmp_path / "out")
+    assert log.replay().digest == log.digest()
+    whole = decided(tmp_path, 1 << 20, 1.0, 1_000, 1_000)
+    for rows in (1, 2, 5):
+        assert decided(tmp_path, 900, 0.0, rows, 50) == whole
+
+
+def test_a_day_is_stored_with_no_texts_of_other_days(tmp_path: Path) -> None:
+    # given days that have their texts for themselves
+    lines = [at(n // 40, f"?day{n // 40}={'x' * 100}{n:04}", f"192.0.2.{n // 40}") for n in range(400)]
+
+    # when they are imported in one batch
+    log = imported(tmp_path, *lines)
+
+    # then no file holds texts of others
+    files = [Path(file) for file in tables.files(tmp_path / "out", "hits") if "import-" in file]
+    assert len(files) == 10 and log.replay().digest == log.digest()
+    for day, file in enumerate(sorted(files)):
+        raw = file.read_bytes()
+        assert [other for other in range(10) if f"day{other}".encode() in raw] == [day]
 
 
 def test_tags_are_those_of_one_request_however_few_are_remembered() -> None:
