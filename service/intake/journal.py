@@ -1,6 +1,6 @@
 """The journal as the intake sees it: hits go in, an answer comes back when they are on disk.
 
-Group commit: while one round trip is under way, and a millisecond more, the hits that come in gather into the next one, a
+Group commit: while one round trip is under way, and a millisecond more where many come, hits gather into the next one, a
 batch per partition. While Redis is away the batches go to the spool; they keep their id, so none is appended twice.
 """
 
@@ -26,10 +26,9 @@ from service.settings import Settings
 
 log = logging.getLogger("backtrack.intake")
 
-BUSY_HITS = (
-    8  # in the last round trip: then the next one waits for more to come, since it and its sync to disk cost the
-)
-GATHER_S = 0.002  # same for one hit as for many, as much processor time as to take ten in
+# after a round trip of so many hits the next one waits for more: it and its sync to disk cost the same for one as for many
+BUSY_HITS = 8
+GATHER_S = 0.001
 DRAIN_EVERY_S = 0.2  # how often a journal that is away is asked again
 DRAIN_FIRST_S = 0.1  # how long new hits wait for a spool that drains, so that it drains faster than it fills
 ADOPT_EVERY_S = 1.0
