@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import polars as pl
 
-from lab.charts import BAR, INK, Chart
+from lab.charts import BAR, INK, Chart, dressed
 from lab.show import text_of
 
 if TYPE_CHECKING:
@@ -17,16 +17,16 @@ _BEFORE = "#8b929c"
 
 
 def comparison_chart(comparison: Comparison) -> Chart:
-    """Two bars per client, trigger and currency. frame: what, side, value, label."""
+    """Two bars per client, trigger and currency, each currency on a scale of its own. frame: what, side, value, label."""
     paid = comparison.money_by("client", "trigger")
     frame = _money(paid) if not paid.is_empty() else _postbacks(comparison)
-    spec = _bars(frame).properties(background="transparent", padding=10, title=_title(comparison))
-    return Chart(frame, spec.configure_view(strokeWidth=0, fill=None), "what the new rules change")
+    spec = dressed(_bars(frame), "What the new rules change", comparison.sentence)
+    return Chart(frame.drop("length"), spec, "what the new rules change")
 
 
 def _money(paid: pl.DataFrame) -> pl.DataFrame:
     rows = [
-        (f"{client} {trigger}, {currency}", side, float(amount), f"{text_of(amount)} {currency}")
+        (f"{client} {trigger}, {currency}", side, float(amount), f"{text_of(amount)} {currency}", currency)
         for client, trigger, currency, before, after in paid.select(
             "client", "trigger", "currency", "before", "after"
         ).iter_rows()
@@ -37,16 +37,19 @@ def _money(paid: pl.DataFrame) -> pl.DataFrame:
 
 def _postbacks(comparison: Comparison) -> pl.DataFrame:
     rows = [
-        (f"{row['client']} {row['trigger']}", kind, float(row[kind]), f"{row[kind]:,} {kind}")
+        (f"{row['client']} {row['trigger']}", kind, float(row[kind]), f"{row[kind]:,} {kind}", "")
         for row in comparison.by_trigger.iter_rows(named=True)
         for kind in ("gained", "lost", "changed")
     ]
     return _frame(rows)
 
 
-def _frame(rows: list[tuple[str, str, float, str]]) -> pl.DataFrame:
-    schema = {"what": pl.String, "side": pl.String, "value": pl.Float64, "label": pl.String}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+def _frame(rows: list[tuple[str, str, float, str, str]]) -> pl.DataFrame:
+    """With the length of each bar: its value over the highest of its unit, since a thousand yen are less than ten euros."""
+    schema = {"what": pl.String, "side": pl.String, "value": pl.Float64, "label": pl.String, "unit": pl.String}
+    highest = pl.col("value").abs().max().over("unit")
+    length = pl.when(highest > 0).then(pl.col("value") / highest).otherwise(0.0)
+    return pl.DataFrame(rows, schema=schema, orient="row").with_columns(length=length).drop("unit")
 
 
 def _bars(frame: pl.DataFrame) -> Any:
@@ -59,14 +62,7 @@ def _bars(frame: pl.DataFrame) -> Any:
     )
     scale = alt.Scale(domain=sides, range=colours)
     legend = alt.Legend(title=None, orient="top", labelColor=INK)
-    value = alt.X("value:Q", title=None, axis=None)
+    value = alt.X("length:Q", title=None, axis=None)
     bars = base.mark_bar(cornerRadius=2).encode(x=value, color=alt.Color("side:N", scale=scale, legend=legend))
     labels = base.mark_text(align="left", dx=6, color=INK, fontSize=11).encode(x=value, text="label:N")
     return alt.layer(bars, labels).properties(width=380, height=alt.Step(17))
-
-
-def _title(comparison: Comparison) -> Any:
-    return alt.TitleParams(
-        "What the new rules change", subtitle=comparison.sentence, anchor="start", color=INK, subtitleColor=INK,
-        fontSize=14, fontWeight=600, subtitleFontSize=12, subtitlePadding=4, offset=14,
-    )  # fmt: skip

@@ -48,12 +48,12 @@ class FunnelExplorer(Panel):
 
     def _build(self) -> None:
         known = self._known
-        self.steps = w.TagsInput(allow_duplicates=True, layout=w.Layout(width="100%"))
+        self.steps = w.TagsInput(allow_duplicates=True, placeholder="add a step", layout=w.Layout(width="100%"))
         self.within = text_field("30d")
         self.mode = dropdown(MODES)
         self.by = dropdown([_NONE, *known["names"]])
         self.client = dropdown([("(all)", _NONE), *((name, name) for name in known["clients"])])
-        self.exclude = w.TagsInput(allow_duplicates=False, layout=w.Layout(width="100%"))
+        self.exclude = w.TagsInput(allow_duplicates=False, placeholder="an event", layout=w.Layout(width="100%"))
         self.where = text_field('country == "DE"')
         self.against = text_field('country != "DE"')
         self.view = w.ToggleButtons(options=VIEWS, style={"button_width": "auto"})

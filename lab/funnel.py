@@ -391,7 +391,7 @@ def text_table(frame: pl.DataFrame) -> str:
 
 
 def _percent(name: str) -> pl.Expr:
-    return pl.col(name).map_elements(lambda share: f"{100 * share:5.1f} %".replace(" ", "\u2007", 2), pl.String)
+    return pl.col(name).map_elements(lambda share: f"{100 * share:5.1f}".replace(" ", "\u2007") + " %", pl.String)
 
 
 def duration_text(seconds: float | None) -> str:

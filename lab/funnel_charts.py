@@ -45,7 +45,10 @@ def trend_chart(found: Funnel) -> Chart:
     frame = days.with_columns(share=pl.when(first > 0).then(pl.col("visitors") / first), label=_named(found))
     shown = frame.filter(pl.col("step_number") > 1).with_columns(pl.col("day").cast(pl.String))
     spec = alt.Chart(alt.Data(values=shown.to_dicts())).mark_line(point=True, strokeWidth=2).encode(
-        x=alt.X("day:O", axis=quiet_axis(labelAngle=-40, title="day of the first step (UTC)", labelOverlap=True)),
+        x=alt.X("day:O", axis=quiet_axis(
+            labelAngle=0, labelExpr="utcFormat(toDate(datum.value), '%a %-d %b')", labelOverlap=True,
+            title="day of the first step (UTC)",
+        )),
         y=alt.Y("share:Q", axis=quiet_axis(format=".0%", title="came so far")),
         color=_colours("label", _labels(found)[1:]),
     ).properties(width=460, height=240)  # fmt: skip

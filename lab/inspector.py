@@ -51,13 +51,15 @@ class Inspector(Panel):
         self.hits.observe(self._turned, "value")
         if asked:
             self.look(asked)
+        else:
+            self.body.value = '<div class="bt-q">Name somebody above and press Enter.</div>'
 
     def _laid_out(self) -> Any:
         head = column(
             row(field("whom", self.asked, width="58%"), field("visitor", self.who, width="42%")), self.said, css="bt-head"
         )  # fmt: skip
-        side = column(field("hits, in the order of the log", self.hits), css="bt-side", width="36%")
-        answer = column(self.headline, self.body, css="bt-answer", width="64%")
+        side = column(field("hits, in the order of the log", self.hits), css="bt-side", width="38%")
+        answer = column(self.headline, self.body, css="bt-answer", width="62%")
         return column(w.HTML(STYLE), head, w.HBox([side, answer]), css="bt-studio")
 
     def look(self, asked: str) -> Inspector:

@@ -26,8 +26,9 @@ Part = tuple[str, int, str]  # name, count, tone
 Bar = tuple[str, float, str]  # label, value, what is written behind the bar
 
 
-def bars(title: str, rows: Sequence[Bar], top: float = 0.0, ghost: bool = False) -> str:
-    """A bar per row. top: the value of the whole width; the highest one if 0. ghost: show what is left up to it, too."""
+def bars(title: str, rows: Sequence[Bar], top: float = 0.0, ghost: bool = False, tones: str = "a") -> str:
+    """A bar per row. top: the value of the whole width; the highest one if 0. ghost: show what is left up to it, too.
+    tones: of the rows, in turn."""
     if not rows:
         return ""
     whole = top or max(value for _, value, _ in rows) or 1.0
@@ -37,7 +38,8 @@ def bars(title: str, rows: Sequence[Bar], top: float = 0.0, ghost: bool = False)
         width = _BARS * max(0.0, value) / whole
         if ghost:
             parts.append(_rect(_LABEL, y + 3, _BARS, 13, "q"))
-        parts.append(_rect(_LABEL, y + 3, max(width, 1.0 if value else 0.0), 13, "a"))
+        tone = tones[number % len(tones)]
+        parts.append(_rect(_LABEL, y + 3, max(width, 1.0 if value else 0.0), 13, tone))
         parts.append(_text(0, y + 14, label, 30) + _text(_LABEL + (_BARS if ghost else width) + 8, y + 14, text))
     left_out = len(rows) - _MOST
     if left_out > 0:
@@ -62,7 +64,7 @@ def shares(title: str, parts: Sequence[Part]) -> str:
 
 
 def over_time(title: str, events: pl.LazyFrame) -> str:
-    """How many there were when, in bars of an even length. events: time (UTC), good (whether it is one of the better)."""
+    """How many there were when, in bars of an even length. events: time (UTC), good (whether it was accepted)."""
     first, last = (
         events.select(pl.col("time").min().alias("first"), pl.col("time").max().alias("last")).collect().row(0)
     )
@@ -121,7 +123,7 @@ def segment_bars(frame: pl.DataFrame) -> str:
         ).iter_rows()
         for name, visitors, share in (("one", *sides[:2]), ("other", *sides[2:]))
     ]
-    return bars("Shares of the first step, side by side", rows, top=1.0, ghost=True)
+    return bars("Shares of the first step, side by side", rows, top=1.0, ghost=True, tones="ab")
 
 
 def _columns(filled: pl.DataFrame, every: str) -> list[str]:
@@ -133,6 +135,10 @@ def _columns(filled: pl.DataFrame, every: str) -> list[str]:
         drawn.append(_rect(x, 54 - tall, width - 1, tall, "a") + _rect(x, 54 - tall - rest, width - 1, rest, "d"))
     start, end = filled["time"][0], filled["time"][-1]
     said = f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, in steps of {every}, {most:,} at most"
+    key = [("a", "accepted"), ("d", "not accepted")] if filled["other"].sum() else []
+    for row, (tone, name) in enumerate(key):
+        drawn.append(_rect(_LABEL + _BARS + 20, 4 + 18 * row, 10, 10, tone))
+        drawn.append(_text(_LABEL + _BARS + 35, 13 + 18 * row, name))
     return [*drawn, _text(0, 70, said)]
 
 

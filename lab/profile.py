@@ -239,7 +239,13 @@ class Profile(msgspec.Struct, frozen=True):
         return f"{self.sentence}\n{text_table(self.mix)}"
 
     def _repr_html_(self) -> str:
-        tables = (("Who comes from whom", self.mix), ("What they do", self.events), ("How long they take", self.lags))
+        from lab.funnel import duration_text
+
+        words = pl.col("p10", "p50", "p90").map_elements(duration_text, pl.String)
+        tables = (
+            ("Who comes from whom", self.mix.rename({"bots": "share_of_bots"})), ("What they do", self.events),
+            ("How long they take", self.lags.with_columns(words)),
+        )  # fmt: skip
         return html_block(self.sentence, *(html_table(frame, title, limit=8) for title, frame in tables))
 
 

@@ -17,14 +17,19 @@ from rich.text import Text
 
 HELP = {"help_option_names": ["-h", "--help"]}  # of every command, also where it is called by itself
 _WIDE = 200  # columns, where nobody says how many there are
+_WHOLE = 34  # characters up to which a text stays in one line: an id, a name of a trigger
 Report = Callable[[int, int], None]  # done, total
 
+_OWN = (
+    ".backtrack.backtrack.backtrack table"  # three times, because JupyterLab's own rules for tables weigh two classes
+)
 _STYLE = (
     "<style>.backtrack{font:13px/1.45 system-ui,sans-serif;color:inherit}.backtrack b{font-weight:600}"
     ".backtrack table{border-collapse:collapse;margin:.4em 0;font-size:12px}"
-    ".backtrack table th,.backtrack table td{padding:2px 10px 2px 0;border:0;border-bottom:1px solid rgba(128,128,128,.35);"
+    f"{_OWN} th,{_OWN} td{{padding:2px 12px 2px 0;border:0;border-bottom:1px solid rgba(128,128,128,.35);max-width:none;"
     "text-align:left;vertical-align:top;background:none;color:inherit}.backtrack th{font-weight:600;opacity:.75}"
-    ".backtrack table tr{background:none}.backtrack table .n{text-align:right;font-variant-numeric:tabular-nums}"
+    f"{_OWN} tr{{background:none}}{_OWN} .n{{text-align:right;font-variant-numeric:tabular-nums}}"
+    f"{_OWN} th,{_OWN} td{{white-space:nowrap}}{_OWN} .l{{white-space:normal}}"
     ".backtrack .q{opacity:.65}"
     ".backtrack svg{display:block;max-width:100%;height:auto;margin:.5em 0}"
     ".backtrack svg text{fill:currentColor;font:12px system-ui,'DejaVu Sans',sans-serif}"
@@ -56,6 +61,13 @@ def text_of(value: Any) -> str:
     return str(value)
 
 
+def cell_of(name: str, value: Any) -> str:
+    """A value of the column of that name: shares (of one) and percents with their sign, everything else as `text_of`."""
+    if isinstance(value, float) and (name == "percent" or name.split("_")[0] == "share"):
+        return f"{value if name == 'percent' else 100 * value:,.1f} %"
+    return text_of(value)
+
+
 def rich_table(frame: pl.DataFrame, title: str = "", limit: int | None = None) -> Table:
     """A frame as a table of rich: numbers to the right, at most `limit` rows and a line that says how many are left."""
     table = Table(
@@ -65,7 +77,7 @@ def rich_table(frame: pl.DataFrame, title: str = "", limit: int | None = None) -
         justify = "right" if frame.schema[name].is_numeric() else "left"
         table.add_column(name.replace("_", " "), justify=justify, overflow="fold")  # type: ignore[arg-type]
     for row in frame.head(limit if limit is not None else frame.height).iter_rows():
-        table.add_row(*(Text(text_of(value)) for value in row))
+        table.add_row(*(Text(cell_of(*cell)) for cell in zip(frame.columns, row, strict=True)))
     if limit is not None and frame.height > limit:
         table.add_row(Text(f"and {frame.height - limit:,} more", style="dim"))
     return table
@@ -79,17 +91,25 @@ def terminal() -> Console:
 
 def html_table(frame: pl.DataFrame, caption: str = "", limit: int = 20) -> str:
     """A frame as an HTML table of at most `limit` rows."""
-    classes = [' class="n"' if dtype.is_numeric() else "" for dtype in frame.dtypes]
+    shown = [[cell_of(*cell) for cell in zip(frame.columns, row, strict=True)] for row in frame.head(limit).iter_rows()]
+    classes = [_class(dtype, [row[n] for row in shown]) for n, dtype in enumerate(frame.dtypes)]
     head = "".join(
         f"<th{c}>{escape(name.replace('_', ' '))}</th>" for name, c in zip(frame.columns, classes, strict=True)
     )
     rows = "".join(
-        "<tr>" + "".join(f"<td{c}>{escape(text_of(v))}</td>" for v, c in zip(row, classes, strict=True)) + "</tr>"
-        for row in frame.head(limit).iter_rows()
+        "<tr>" + "".join(f"<td{c}>{escape(text)}</td>" for text, c in zip(row, classes, strict=True)) + "</tr>"
+        for row in shown
     )
     more = f'<div class="q">and {frame.height - limit:,} more</div>' if frame.height > limit else ""
     title = f"<div><b>{escape(caption)}</b></div>" if caption else ""
     return f"{title}<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{more}"
+
+
+def _class(dtype: pl.DataType, texts: list[str]) -> str:
+    """Numbers stand to the right; what is long may take several lines."""
+    if dtype.is_numeric():
+        return ' class="n"'
+    return ' class="l"' if any(len(text) > _WHOLE for text in texts) else ""
 
 
 def html_block(headline: str, *parts: str, notes: tuple[str, ...] = ()) -> str:

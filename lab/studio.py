@@ -222,6 +222,7 @@ class Studio(Screen):
         if self._checked.troubles:
             for stale in (self.count, self.body):
                 stale.add_class("bt-stale")  # they belong to the last whole draft
+            self._say_what_is_missing()
         self.form.suggest(self.completions())
 
     def _typed(self) -> None:
@@ -260,8 +261,14 @@ class Studio(Screen):
     def preparing(self, share: float, what: str) -> None:
         self.count.value = progress_html(share, what)
 
+    def _say_what_is_missing(self) -> None:
+        if self._ground is not None and self._answer is None:
+            self.count.value = "<span>Counted as soon as what is marked is put right.</span>"
+
     def ready(self, ground: Ground) -> None:
         self._ground = ground
+        if self._checked.troubles:
+            self._say_what_is_missing()
         self.form.offer(list(self._base.clients), list(self._base.affiliates), self._events())
 
     def working(self, exact: bool) -> None:

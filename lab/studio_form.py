@@ -10,7 +10,7 @@ import ipywidgets as w
 from lab.studio_check import Checked
 from lab.studio_draft import Draft
 from lab.studio_page import trouble_html
-from lab.studio_widgets import WIDE, Quiet, checkbox, column, dropdown, field, row, text_field
+from lab.studio_widgets import WIDE, Quiet, checkbox, column, dropdown, field, row, shared, text_field
 from lab.studio_words import MOST
 
 METHODS = ("webhook", "email", "javascript", "pixel")
@@ -27,7 +27,7 @@ class Form:
         self.name = text_field("first-deposit")
         self.client = dropdown([])
         self.on = dropdown([])
-        self.after = w.TagsInput(allow_duplicates=True, layout=w.Layout(width=WIDE))
+        self.after = w.TagsInput(allow_duplicates=True, placeholder="add an event", layout=w.Layout(width=WIDE))
         self.within = text_field("30d")
         self.condition = text_field('amount >= 20 and country == "DE"')
         self.condition.add_class("bt-condition")
@@ -35,13 +35,13 @@ class Form:
         self._offered: list[str] = []
         self.chips.add_class("bt-chips")
         self.once = checkbox("once per visitor", "150px")
-        self.cap_count = w.BoundedIntText(min=0, max=10**9, layout=w.Layout(width="100px"))
-        self.cap_per = dropdown(["trigger", "affiliate"], "110px")
-        self.cap_every = w.Dropdown(options=_EVERY, value="day", layout=w.Layout(width="90px"))
-        self.payout_kind = dropdown(["none", "fixed", "percent"], "100px")
-        self.payout_sum = text_field("25", "90px")
-        self.payout_of = text_field("amount", "110px")
-        self.payout_currency = text_field("EUR", "70px")
+        self.cap_count = w.BoundedIntText(min=0, max=10**9)
+        self.cap_per = dropdown(["trigger", "affiliate"])
+        self.cap_every = w.Dropdown(options=_EVERY, value="day")
+        self.payout_kind = dropdown(["none", "fixed", "percent"])
+        self.payout_sum = text_field("25")
+        self.payout_of = text_field("amount")
+        self.payout_currency = text_field("EUR")
         self.method = dropdown(METHODS, "130px")
         self.to_client = checkbox("client", "80px")
         self.to_affiliate = checkbox("affiliate", "100px")
@@ -82,8 +82,11 @@ class Form:
     def _side(self) -> Any:
         """How often, for what, and where it is posted."""
         said = self.says
-        cap = row(self.cap_count, self.cap_per, self.cap_every)
-        payout = row(self.payout_kind, self.payout_sum, self.payout_of, self.payout_currency)
+        cap = row(shared(self.cap_count, 3), shared(self.cap_per, 4), shared(self.cap_every, 3))
+        payout = row(
+            shared(self.payout_kind, 4), shared(self.payout_sum, 3), shared(self.payout_of, 4),
+            shared(self.payout_currency, 3),
+        )  # fmt: skip
         paste = w.Accordion([w.VBox([self.toml, said["toml"]])], titles=("as TOML, to copy or paste",))
         return column(
             self.once, field("cap: how many (0: no cap) · per · every", cap, said["cap"]),

@@ -50,6 +50,12 @@ def row(*parts: Any) -> Any:
     return box
 
 
+def shared(widget: Any, parts: int) -> Any:
+    """So many parts of its row, however wide that is."""
+    widget.layout = w.Layout(width="auto", min_width="0", flex=f"{parts} 1 0%")
+    return widget
+
+
 def column(*parts: Any, css: str, width: str = WIDE) -> Any:
     """Below each other."""
     box = w.VBox(list(parts), layout=w.Layout(width=width))

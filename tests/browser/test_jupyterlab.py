@@ -26,7 +26,9 @@ TABLES = Path(__file__).parents[2] / "datasets" / "tables"
 DAY = "2026-03-02"
 TOKEN = "only-on-this-machine"
 CELL = f"""import lab
-lab.Studio(lab.open({str(TABLES)!r}, as_of={DAY!r}))"""
+log = lab.open({str(TABLES)!r}, as_of={DAY!r})
+display(log)
+lab.Studio(log)"""
 SHIFT = 8  # Input.dispatchKeyEvent
 COUNT = "document.querySelector('.bt-count b')"
 
@@ -94,6 +96,9 @@ def test_a_condition_typed_into_the_studio_changes_the_count(chromium: Chromium,
     assert "Jupyter news" not in page.run("document.body.innerText")
     asked = [urlsplit(url) for url in requested(chromium)]
     assert len(asked) > 20
+    # and the log's table is the lab's own: texts to the left although JupyterLab puts those of tables to the right
+    styles = "(name => getComputedStyle(document.querySelector('.backtrack tbody td' + name)).textAlign)"
+    assert [page.run(f"{styles}('{cell}')") for cell in ("", ".n")] == ["left", "right"]
     assert {url.hostname for url in asked if url.scheme not in ("data", "blob")} == {"127.0.0.1"}
 
 

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 import lab
 from lab.commands import replay_command
 from lab.compare import Comparison
+from lab.compare_chart import _frame
 from lab.log import LabError, Log
 from lab.report_limits import NAMES, judge, limit_of
 from lab.report_page import page
@@ -213,6 +214,18 @@ def test_the_chart_has_its_frame(log: Log) -> None:
     assert chart.frame.columns == ["what", "side", "value", "label"]
     assert "12.50 EUR" in " ".join(chart.frame["label"]) or "32.50 EUR" in " ".join(chart.frame["label"])
     assert chart.svg.startswith("<svg")
+
+
+def test_a_bar_is_as_long_as_its_share_of_the_highest_in_its_currency() -> None:
+    # given much in yen and little in euros
+    rows = [("a, JPY", "before", 9000.0, "", "JPY"), ("a, JPY", "after", 4500.0, "", "JPY")]
+    rows += [
+        ("a, EUR", "before", 0.0, "", "EUR"),
+        ("a, EUR", "after", 20.0, "", "EUR"),
+        ("b, GBP", "after", 0.0, "", "GBP"),
+    ]
+    # then the euros are not crushed by the yen, and nothing is divided by nothing
+    assert _frame(rows)["length"].to_list() == [1.0, 0.5, 0.0, 1.0, 0.0]
 
 
 # the command

@@ -15,6 +15,7 @@ import lab
 from lab.explain import explain
 from lab.imported import ImportReport
 from lab.pictures import bars, over_time, shares
+from lab.show import html_block, html_table
 from tests.lab.conftest import RULES, Past
 
 Store = Callable[[Past], Path]
@@ -80,8 +81,26 @@ def test_hits_over_time_show_the_hours_in_which_nothing_came() -> None:
     # when they are drawn in steps of ten minutes
     picture = ET.fromstring(over_time("hits", hits))
     # then the last bar stands where five hours later is
-    first, last = picture.findall(".//rect")
+    first, last, *key = picture.findall(".//rect")
     assert float(last.get("x", 0)) / float(first.get("width", 0)) == pytest.approx(31, abs=3)
     assert [text.text for text in picture.iter("text")] == [
-        "2026-03-02 00:00 to 2026-03-02 05:00 UTC, in steps of 10m, 3 at most"
-    ]
+        "accepted", "not accepted", "2026-03-02 00:00 to 2026-03-02 05:00 UTC, in steps of 10m, 3 at most"
+    ]  # fmt: skip
+    # and its colour is explained beside the bars
+    assert [rect.get("class") for rect in (first, last)] == [rect.get("class") for rect in key] == ["a", "d"]
+
+
+def test_a_table_writes_shares_in_percent_and_keeps_short_texts_in_one_line() -> None:
+    frame = pl.DataFrame(
+        {"trigger": ["first-deposit"], "why": ["w" * 80], "share_of_first": [0.1234], "percent": [-0.11]}
+    )
+    page = html_table(frame)
+    assert "<td>first-deposit</td>" in page and "td{white-space:nowrap}" in html_block("", page)
+    assert f'<td class="l">{"w" * 80}</td>' in page
+    assert '<td class="n">12.3 %</td><td class="n">-0.1 %</td>' in page
+
+
+def test_two_segments_have_two_colours(log: lab.Log) -> None:
+    beside = log.funnel("click", "sale").beside(log.funnel("click", "sale", where='affiliate == "best"'))
+    drawn = ET.fromstring(re.findall(r"<svg.*?</svg>", beside._repr_html_(), flags=re.DOTALL)[0])
+    assert [bar.get("class") for bar in drawn.iter("rect") if bar.get("class") != "q"][:2] == ["a", "b"]

@@ -21,6 +21,7 @@ from lab.studio_text import drafts_in, put
 from service.engine import Rulebook, load
 from tests.lab.conftest import RULES, Past
 from tests.lab.pairs import pairs
+from tests.waiting import until
 
 SAMPLE_RULES = (Path(__file__).parents[2] / "datasets" / "rules.toml").read_text(encoding="utf-8")
 Firing = tuple[int, int, str, str, str]
@@ -107,6 +108,19 @@ def test_an_error_is_shown_below_the_condition_with_a_caret_and_nothing_is_raise
     assert "<pre>amount &gt;= 20 and\n                ^</pre>" in studio.form.says["when"].value
     with pytest.raises(LabError, match="when: the condition ends too early"):
         _ = studio.result
+
+
+def test_a_studio_that_opens_with_a_mistake_says_what_it_waits_for(week: Log) -> None:
+    # given a trigger whose condition is half of one
+    half = {"name": "half", "client": "acme", "on": "sale", "when": "amount >= 20 and"}
+    # when the studio has read the log
+    studio = lab.Studio(week, SAMPLE_RULES, half)
+    until(lambda: "Preparing" not in studio.count.value, "the log to be read")
+    # then it says so instead of preparing for ever, and counts when it can
+    assert "as soon as what is marked is put right" in studio.count.value
+    assert studio.set(when="amount >= 20").result.fired > 0
+    assert "firings" in studio.count.value
+    studio.close()
 
 
 def test_a_misspelt_name_is_found_where_it_stands_and_not_inside_of_a_text(studio: Studio) -> None:
