@@ -72,7 +72,7 @@ class Stack:
 
     def rss_mb(self, name: str) -> float:
         """Memory of a process and its children."""
-        return round(sum(_rss_mb(pid) for pid in family(self.processes[name].pid)), 1)
+        return round(sum(rss_mb(pid) for pid in family(self.processes[name].pid)), 1)
 
 
 @contextlib.contextmanager
@@ -110,8 +110,12 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
-def _rss_mb(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+def rss_mb(pid: int) -> float:
+    """Memory of one process, 0 if it has ended."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return 0.0
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
