@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 import msgspec
+import polars as pl
 from polars.exceptions import ComputeError
 from rich.console import Console
 
@@ -59,6 +60,17 @@ def one_line_errors(command: _Command) -> _Command:
     return guarded  # type: ignore[return-value]
 
 
+def open_until(path: Path, as_of: str | None) -> Log:
+    """A log up to a moment. Raises LabError for one before the first entry: nothing of nothing would be equal to itself."""
+    opened = lab.open(path, as_of)
+    if as_of is None or not opened.cuts.is_empty():
+        return opened
+    begins = lab.open(path).hits.select(pl.col("time").min()).collect().item()
+    if begins is not None:
+        raise LabError(f"--as-of {as_of!r} is before the log begins, {begins:%Y-%m-%d %H:%M} UTC; name a later moment")
+    return opened
+
+
 @click.command("replay", context_settings=HELP)
 @_LOG
 @_RULES
@@ -93,7 +105,7 @@ def replay_command(
     Without --rules as logged: each hit by the rulebook that was in force. With --against: what a second rulebook changes.
     """
     _check_usage(against, fail_on, report, junit)
-    opened = lab.open(log, as_of)
+    opened = open_until(log, as_of)
     if against is not None:
         _compare(opened, rules, against, engine, fail_on, report, junit, as_json)
         return
@@ -214,7 +226,7 @@ def verify_command(
     Exit status 1 if there is any difference.
     """
     late_us, named = late_span(late), dict(_named(column) for column in columns)
-    opened = lab.open(log, as_of)
+    opened = open_until(log, as_of)
     with progress("replaying") as report:
         verification = verify_log(opened, received, rules, report, form, recipient, named, late_us, engine)
     if as_json:

@@ -9,7 +9,7 @@ import ipywidgets as w
 
 from lab.funnel import Funnel, funnel
 from lab.funnel_steps import MODES
-from lab.log import LabError
+from lab.log import LabError, given_log
 from lab.show import html_table
 from lab.studio_panel import Panel
 from lab.studio_style import STYLE
@@ -39,7 +39,7 @@ class FunnelExplorer(Panel):
 
     def __init__(self, log: Log, *steps: str, **keys: Any) -> None:
         super().__init__("funnel explorer")
-        self.log = log
+        self.log = given_log(log)
         self._funnel: Funnel | None = None
         self._other: Funnel | None = None
         self._known = _known(log)

@@ -8,7 +8,7 @@ from itertools import groupby, pairwise
 import polars as pl
 
 from lab.fitting_values import Row, money, orders, quantiles, values
-from lab.log import LabError, Log
+from lab.log import LabError, Log, given_log
 from lab.profile import WEEK_HOURS, Profile, Step, Wait, Way
 
 MOST_VISITORS = 50_000  # looked at in a larger log, chosen by the last digits of their ids
@@ -32,7 +32,7 @@ def fit(log: Log) -> Profile:
     >>> lab.fit(log).hits
     1748
     """
-    rows = _rows(log)
+    rows = _rows(given_log(log))
     if not rows:
         raise LabError(f"{log.path} has no accepted event, so there is nothing to fit; open a log with some traffic")
     decided = log.decisions.select(

@@ -10,6 +10,8 @@ import polars as pl
 
 from lab.charts import BAR, INK, Chart, dressed
 from lab.funnel_charts import LINES, quiet_axis
+from lab.log import LabError
+from service.engine.document import nearest
 
 _WIDTH, _HEIGHT = 560, 200
 _ROWS = 5_000  # a drawing of more points says no more and takes long
@@ -18,10 +20,11 @@ _ROWS = 5_000  # a drawing of more points says no more and takes long
 def columns(frame: pl.DataFrame, x: str, y: str, by: str = "", title: str = "", subtitle: str = "") -> Chart:
     """A column per value of x (a time in UTC, or anything in the order of the frame); stacked by the values of `by`.
 
-    Raises ValueError for a frame of more than 5,000 rows.
+    Raises LabError for a column that the frame has not, ValueError for a frame of more than 5,000 rows.
 
         columns(log.hits.group_by_dynamic("time", every="1h").agg(pl.len().alias("hits")).collect(), "time", "hits")
     """
+    _check_columns(frame, x, y, by)
     wide = _width(frame, x)
     base = alt.Chart(_data(frame)).mark_bar(color=BAR, binSpacing=1, **wide)
     return _chart(frame, base, x, y, by, title, subtitle, padding=8 + wide.get("width", 0.0) / 2)
@@ -29,8 +32,15 @@ def columns(frame: pl.DataFrame, x: str, y: str, by: str = "", title: str = "", 
 
 def lines(frame: pl.DataFrame, x: str, y: str, by: str = "", title: str = "", subtitle: str = "") -> Chart:
     """A line over x (a time in UTC, or anything in the order of the frame), one per value of `by`; else as `columns`."""
+    _check_columns(frame, x, y, by)
     base = alt.Chart(_data(frame)).mark_line(color=BAR, point=alt.OverlayMarkDef(size=28), strokeWidth=2)
     return _chart(frame, base, x, y, by, title, subtitle)
+
+
+def _check_columns(frame: pl.DataFrame, *names: str) -> None:
+    for name in names:
+        if name and name not in frame.columns:
+            raise LabError(f"the frame has no column {name!r}{nearest(name, frame.columns)}")
 
 
 def _chart(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from lab.log import LabError
 from lab.show import html_block, html_table
 
 _ROWS = 40
@@ -29,4 +30,6 @@ def table(frame: pl.DataFrame | pl.LazyFrame, title: str = "") -> Table:
 
     table(log.summary(), "Per client")
     """
+    if not isinstance(frame, pl.DataFrame | pl.LazyFrame):
+        raise LabError(f"{frame!r} is no frame; give a Polars frame, such as log.summary()")
     return Table(frame.collect() if isinstance(frame, pl.LazyFrame) else frame, title)

@@ -286,6 +286,8 @@ def funnel(
     from lab.sets.session import Session
 
     within_us, within_text = read_window(within)
+    if not isinstance(by, str | None):
+        raise LabError(f"by {by!r} is no parameter; give a name, such as affiliate or country")
     asked = read_question(steps, within_us, mode, exclude, where)._replace(by=by is not None)
     way = Way(log, client, by, within_text, where)
     way.events = _events(way, asked)

@@ -28,6 +28,8 @@ class Segments:
     """
 
     def __init__(self, one: Funnel, other: Funnel) -> None:
+        if not hasattr(other, "steps"):
+            raise LabError(f"{other!r} is no funnel; give another one of the same steps")
         if one.steps != other.steps:
             raise LabError(f"the two funnels have different steps: {', '.join(one.steps)}; {', '.join(other.steps)}")
         if one.by or other.by:

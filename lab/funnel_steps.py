@@ -60,7 +60,7 @@ class Asked(NamedTuple):
 
 def read_step(written: str) -> Step:
     """A step from its text. Raises LabError for one without an event, or with a condition that is none."""
-    found = _STEP.match(written)
+    found = _STEP.match(written) if isinstance(written, str) else None
     if found is None or not found[1]:
         raise LabError(f"step {written!r} is none; write an event, such as sale, or sale[amount >= 20]")
     return Step(written.strip(), found[1], None if found[2] is None else read_condition(found[2]))
@@ -85,7 +85,7 @@ def read_window(within: str | timedelta | None) -> tuple[int | None, str]:
         return None, ""
     if isinstance(within, timedelta):
         return within // timedelta(microseconds=1), str(within)
-    found = _WITHIN.match(within)
+    found = _WITHIN.match(within) if isinstance(within, str) else None
     if found is None:
         raise LabError(f"within {within!r} is no duration; write a number and s, m, h, d or w, such as 30d")
     return int(found[1]) * UNITS_S[found[2]] * 1_000_000, within
@@ -98,7 +98,7 @@ def read_question(
     if not steps:
         raise LabError('a funnel needs steps, such as funnel("click", "registration", "sale")')
     if mode not in MODES:
-        raise LabError(f"mode {mode!r} is none{nearest(mode, MODES)}; the modes are {', '.join(MODES)}")
+        raise LabError(f"mode {mode!r} is none{nearest(str(mode), MODES)}")
     read = tuple(map(read_step, steps))
     barred = tuple(map(read_step, [exclude] if isinstance(exclude, str) else exclude))
     for step in barred:

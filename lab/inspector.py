@@ -9,7 +9,7 @@ import ipywidgets as w
 import polars as pl
 
 from lab.inspector_visitor import THIS, Inspected, find_visitors
-from lab.log import LabError
+from lab.log import LabError, given_log
 from lab.show import plural
 from lab.studio_page import readable
 from lab.studio_panel import Panel
@@ -36,7 +36,7 @@ class Inspector(Panel):
 
     def __init__(self, log: Log, asked: str = "") -> None:
         super().__init__("inspector")
-        self.log = log
+        self.log = given_log(log)
         self._found = pl.DataFrame()
         self._seen: Inspected | None = None
         self.asked = text_field("a hit id, a visitor, a postback id, uid:anna, click_id:..., txid:...")

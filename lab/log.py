@@ -403,6 +403,13 @@ class Log:
         )
 
 
+def given_log(given: object) -> Log:
+    """The log that was given. Raises LabError for anything else, such as the path of one."""
+    if not isinstance(given, Log):
+        raise LabError(f'{given!r} is no log; open one first: lab.open("var/tables")')
+    return given
+
+
 def _moment(as_of: str | date | datetime | None) -> datetime | None:
     """The last moment that counts. Raises LabError for a text that is no moment."""
     if as_of is None:
@@ -410,7 +417,7 @@ def _moment(as_of: str | date | datetime | None) -> datetime | None:
     try:
         value = as_of if isinstance(as_of, date) else date.fromisoformat(as_of) if len(as_of) == 10 else None
         moment = value if value is not None else datetime.fromisoformat(str(as_of))
-    except ValueError:
+    except (TypeError, ValueError):
         raise LabError(f"as_of {as_of!r} is no moment; write 2026-11-23 or 2026-11-23T09:47:17") from None
     if not isinstance(moment, datetime):
         return datetime.combine(moment + timedelta(days=1), time(), UTC) - timedelta(microseconds=1)

@@ -59,6 +59,8 @@ def log_map(given: str | Path | Mapping[str, Any] | LogMap | None) -> LogMap:
     if isinstance(given, LogMap):
         return given
     where = f"map {given}" if isinstance(given, str | Path) else "map"
+    if given is not None and not isinstance(given, str | Path | Mapping):
+        raise LabError(f'map {given!r} is none; give a path, or names such as {{"client": "shop"}}')
     document = _document(Path(given)) if isinstance(given, str | Path) else dict(given or {})
     for key in document:
         if key not in LogMap.__struct_fields__:

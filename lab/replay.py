@@ -69,6 +69,8 @@ def rulebook_of(rules: Rules) -> Rulebook | None:
         return rules
     if isinstance(rules, str) and "\n" in rules:
         return load(rules)
+    if not isinstance(rules, str | Path) or not str(rules).strip():
+        raise LabError(f"{rules!r} is no rulebook; give its path, its text or what service.engine.load made of it")
     path = Path(rules)
     try:
         return load(path.read_text(encoding="utf-8"), source=str(path))

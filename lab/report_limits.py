@@ -59,9 +59,7 @@ def limit_of(text: str) -> Limit:
         raise LabError(f"--fail-on {text!r} is no condition; write lost>0 or money>1%, of {', '.join(NAMES)}")
     name, compare, value, unit = found.groups()
     if name not in NAMES:
-        raise LabError(
-            f"--fail-on {text!r}: there is no figure {name!r}{nearest(name, NAMES)}; there are {', '.join(NAMES)}"
-        )
+        raise LabError(f"--fail-on {text!r}: there is no figure {name!r}{nearest(name, NAMES)}")
     if unit and name != "money":
         raise LabError(f"--fail-on {text!r}: only money is compared in percent; write {name}{compare}{value}")
     return Limit(text.strip(), name, compare, Decimal(value), bool(unit))

@@ -122,6 +122,9 @@ def send(
     many hits. run: value of the parameter `test_run`, by default the time. production: what to refuse, by default
     BACKTRACK_PUBLIC_URL. progress: called with answered and all. Raises LabError before anything is sent.
     """
+    wrong = next((one for one in (speed, gap_cap_s, limit or 0) if not isinstance(one, int | float)), None)
+    if wrong is not None:
+        raise LabError(f"{wrong!r} is no number; speed, gap_cap_s and limit are")
     if speed <= 0 or gap_cap_s < 0 or (limit is not None and limit < 1):
         raise LabError(f"speed={speed:g}, gap_cap_s={gap_cap_s:g}, limit={limit}: speed and limit must be above 0")
     run = run if run is not None else f"{datetime.now(UTC):%Y%m%dT%H%M%S}"

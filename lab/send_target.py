@@ -55,7 +55,7 @@ def somebody_listens(base: str) -> None:
 
 def _split(name: str, url: str) -> SplitResult:
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(str(url))
         host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise LabError(f"{name}={url!r} is no address: {error}") from None

@@ -20,9 +20,7 @@ _WIDE = 200  # columns, where nobody says how many there are
 _WHOLE = 34  # characters up to which a text stays in one line: an id, a name of a trigger
 Report = Callable[[int, int], None]  # done, total
 
-_OWN = (
-    ".backtrack.backtrack.backtrack table"  # three times, because JupyterLab's own rules for tables weigh two classes
-)
+_OWN = ".backtrack.backtrack.backtrack table"  # three times: JupyterLab's own rules for tables weigh two classes
 _STYLE = (
     "<style>.backtrack{font:13px/1.45 system-ui,sans-serif;color:inherit}.backtrack b{font-weight:600}"
     ".backtrack table{border-collapse:collapse;margin:.4em 0;font-size:12px}"

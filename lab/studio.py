@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
 
-from lab.log import LabError
+from lab.log import LabError, given_log
 from lab.replay import Rules, newest_rulebook, rulebook_of
 from lab.studio_answer import Answer
 from lab.studio_cases import Case
@@ -48,7 +48,7 @@ class Studio(Screen):
     """
 
     def __init__(self, log: Log, rules: Rules = None, trigger: str | dict[str, Any] | None = None) -> None:
-        self.log = log
+        self.log = given_log(log)
         self._rulebook = newest_rulebook(log) if rules is None else rulebook_of(rules)
         assert self._rulebook is not None
         self._ground: Ground | None = None

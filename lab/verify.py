@@ -17,6 +17,7 @@ import polars as pl
 
 from lab.check import KINDS, LATE_US, Check, defects_of
 from lab.defects import DEFECTS
+from lab.log import LabError
 from lab.partner_record import read_access_log, read_csv
 from lab.pictures import shares
 from lab.receipts import read_receipts
@@ -54,6 +55,12 @@ def verify(
     rules: replay with this rulebook instead of as logged. engine: that of the replay, reference or set.
     Raises LabError for a record that cannot be read, and what `replay` raises.
     """
+    if not isinstance(late_us, int) or late_us < 0:
+        raise LabError(
+            f"late_us {late_us!r} is no number of microseconds; write 900_000_000 for 15 minutes, 0 for never"
+        )
+    if received is not None and not isinstance(received, str | Path):
+        raise LabError(f"received {received!r} is no path; give the file of the partner's record")
     started = perf_counter()
     stored = [postback_of(row) for partition in log.cuts["partition"] for row in log.rows("postbacks", partition)]
     expected, basis, warnings = _expected(log, stored, rules, progress, engine)

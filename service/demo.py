@@ -70,7 +70,7 @@ def demo_command(
     Exit status 1 if anything was lost or is different from what it should be.
     """
     if hits < 1:
-        raise click.UsageError("--hits counts from 1 up")
+        raise click.UsageError(f"--hits {hits}: at least 1 request is to be sent")
     log_to_stderr(40)
     settings = demo_settings(var, _port(port, "--port"))
     partner_at = _port(partner_port, "--partner-port")
