@@ -1,17 +1,16 @@
 """How many hits a second are stored and answered: `python -m tests.benchmarks intake [--json] [--seconds S]`.
 
-One web process with a worker per core (`--workers`), an embedded journal with fsync on every commit, and a sender in a
-process of its own: 64 connections, each with the next request as soon as the last one is answered. Five rounds; each
-measures, one after the other, the service (`acked_per_s`, `p50_ms`, `p99_ms`), the same server and handler with a journal
-that stores nothing (`noop_per_s`), and empty_gif of nginx with an access log (`nginx_per_s`, null where no nginx is on the
-PATH). Figures are medians, `ratio_to_noop` and `ratio_to_nginx` medians of the ratios of a round. `with_tracking_per_s` is
-a round with a worker at work beside. `cpu_ms_per_1000`: processor milliseconds per 1,000 hits of web and journal, on a
-shared machine the steadier figures; `sender_share`: of one core, taken by the sender itself.
+One web process with as many workers as the service has by itself (`--workers`), an embedded journal with fsync on every
+commit, and a sender in a process of its own: 64 connections, each with the next request once the last is answered. Five
+rounds; each measures, one after the other, the service (`acked_per_s`, `p50_ms`, `p99_ms`), the same server and handler
+with a journal that stores nothing (`noop_per_s`), and empty_gif of nginx with an access log (`nginx_per_s`, null where
+no nginx is on the PATH). Figures are medians, `ratio_to_noop` and `ratio_to_nginx` medians of the ratios of a round.
+`with_tracking_per_s` is a round with a worker at work beside. `cpu_ms_per_1000`: processor milliseconds per 1,000 hits of
+web and journal, on a shared machine the steadier figures; `sender_share`: of one core, taken by the sender itself.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import statistics
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from service.servers import free_port
+from service.settings import Settings
 from tests.benchmarks.live.nginx import nginx
 from tests.benchmarks.live.printing import parser, show
 from tests.benchmarks.live.stack import NOOP, RULES, WEB, WORKER, Stack, run_json, stack
@@ -102,7 +102,7 @@ def main() -> None:
     """Print the figures."""
     arguments = parser(__doc__)
     arguments.add_argument("--seconds", type=float, default=SECONDS, help="length of each of the sixteen runs")
-    arguments.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="of the web process")
+    arguments.add_argument("--workers", type=int, default=Settings().web_workers, help="of the web process")
     chosen = arguments.parse_args()
     show({"web_workers": chosen.workers, **measure(chosen.seconds, chosen.workers)}, chosen.json)
 
