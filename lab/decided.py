@@ -54,7 +54,7 @@ class Decided(msgspec.Struct, frozen=True):
         coded = self.coded
         said = FIELDS | MADE_UP if self.of_requests else {"client": "client", "event": "event"}
         requests = coded.parts["request"]
-        own = Lists.of(requests["keys"], requests["values"]).gather(coded.lines["request"])
+        own = Lists.of(requests["keys"], requests["values"], coded.lines["request"])
         return _rows(
             "hits", coded, kind="hit", route="import", body=b"", content_type="", refusal="", decoder=DECODER_VERSION,
             received_at=arrow(_times(coded)), rulebook_id=None, query=arrow(query_of(coded)),

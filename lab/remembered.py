@@ -29,21 +29,19 @@ class Remembered:
     def at_each(self, plain: Coded) -> Lists:
         """What is remembered at each hit. plain: the hits of plain visitors as `Placing.batches` makes them."""
         requests = plain.parts["request"].select("keys", "values", shape=pl.col("keys").hash())
-        own = Lists.of(requests["keys"], requests["values"])
-        lines = plain.lines.select("life", "request", "last_own", at=pl.col("pos").cast(pl.Int64)).with_columns(
-            own.lengths.gather(plain.lines["request"]).alias("brings"), requests["shape"].gather(plain.lines["request"]),
-        )  # fmt: skip
+        lines = plain.lines.select("life", "request", "last_own", at=pl.col("pos").cast(pl.Int64))
+        brings = (requests["keys"].list.len() > 0).gather(lines["request"])
         first = lines["at"][0] if lines.height else 0
         earlier = self._of(lines.filter(pl.col("last_own") < first)["last_own"].unique().sort())
-        bringing = lines.filter(pl.col("brings") > 0)
+        bringing = lines.filter(brings)
+        bringing = bringing.with_columns(requests["shape"].gather(bringing["request"]))
         alone = _alone(bringing, earlier)
         merged = _merged(bringing.filter(~alone), bringing.filter(alone), earlier, requests)
         bringing = bringing.filter(alone)
         said = bringing.select("at", "life").hstack(requests[bringing["request"]]).select(list(_SCHEMA))
         self._add(pl.concat([said, merged]).sort("at"))
-        wanted = lines.select(pl.when(pl.col("brings") > 0).then("at").otherwise("last_own")).to_series()
-        found = [(states["at"], Lists.of(states["keys"], states["values"])) for states in (earlier, merged)]
-        return _lists(wanted, [(bringing["at"], own.gather(bringing["request"])), *found])
+        wanted = lines.select(pl.when(brings).then("at").otherwise("last_own").alias("at"))
+        return _lists(wanted, requests, bringing, [earlier, merged])
 
     def _of(self, places: pl.Series) -> pl.DataFrame:
         """The states of these names, which are in order."""
@@ -116,14 +114,13 @@ def _listed(flat: pl.DataFrame, lengths: list[int]) -> pl.DataFrame:
     })  # fmt: skip
 
 
-def _lists(wanted: pl.Series, found: list[tuple[pl.Series, Lists]]) -> Lists:
-    """The states of these names as lists, nothing for null. found: names and their states."""
-    known, start = [], 0
-    for at, lists in found:
-        known.append(pl.DataFrame({"at": at, "start": lists.starts + start, "length": lists.lengths}))
-        start += lists.names.len()
-    told = wanted.to_frame("at").join(pl.concat(known), on="at", how="left", maintain_order="left").fill_null(0)
-    names, texts = (pl.concat([column.rename("") for column in columns]) for columns in (
-        [lists.names for _, lists in found], [lists.texts for _, lists in found],
-    ))  # fmt: skip
-    return Lists(names, texts, told["start"], told["length"])
+def _lists(wanted: pl.DataFrame, requests: pl.DataFrame, alone: pl.DataFrame, others: list[pl.DataFrame]) -> Lists:
+    """The states of these names, nothing for null: those that a request says by itself, and the others."""
+    known, start = [alone.select("at", row="request")], requests.height
+    for states in others:
+        known.append(states.select("at", row=pl.int_range(start, start + pl.len(), dtype=pl.UInt32)))
+        start += states.height
+    nothing = pl.DataFrame({"keys": [[]], "values": [[]]}, schema={"keys": _TEXTS, "values": _TEXTS})
+    all_states = pl.concat([states.select("keys", "values") for states in (requests, *others, nothing)])
+    rows = wanted.join(pl.concat(known), on="at", how="left", maintain_order="left")["row"].fill_null(start)
+    return Lists.of(all_states["keys"], all_states["values"], rows)
