@@ -15,7 +15,7 @@ from service import epochs, keys
 from service.archive import actor as archive_actor
 from service.archive import tables
 from service.delivery import actor as delivery_actor
-from service.processes import collect_garbage_rarely, when_told_to_end
+from service.processes import collect_garbage_rarely, few_arenas, when_told_to_end
 from service.scripts import Script
 from service.servers import check_broker, check_journal, client
 from service.settings import Settings, make_writable
@@ -35,6 +35,7 @@ def run(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
 
     Raises ServerError for a server, SettingsError for a folder and TableError for a table that cannot be used.
     """
+    few_arenas()
     check_journal(settings.journal_url, settings.partitions).close()
     check_broker(settings.broker_url).close()
     make_writable(settings.tables_path)
