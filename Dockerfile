@@ -17,7 +17,8 @@ RUN python -m venv /opt/backtrack \
        --find-links /wheels "/build${EXTRAS:+[$EXTRAS]}" \
     && /opt/backtrack/bin/pip install --quiet --no-cache-dir --disable-pip-version-check --no-index \
        --find-links /wheels --target /compile mypy setuptools \
-    && PYTHONPATH=/compile /opt/backtrack/bin/python -m service.compile --required
+    && PYTHONPATH=/compile /opt/backtrack/bin/python -m service.compile --required \
+    && /opt/backtrack/bin/python -m lab.compile --required
 
 FROM python:3.11-slim
 RUN useradd --create-home --uid 1000 backtrack

@@ -11,8 +11,9 @@ setup: .venv/.ready ## make .venv with the pinned dependencies
 .venv/.ready: requirements.txt pyproject.toml setup.sh
 	@sh setup.sh
 
-engine: setup ## compile the engine if it was changed since (half a minute, where there is a C compiler)
+engine: setup ## compile the engines if they were changed since (half a minute, where there is a C compiler)
 	@$(BIN)/python -m service.compile
+	@$(BIN)/python -m lab.compile
 
 demo: engine ## set up, run everything on this machine, replay it and verify it; stays up until Ctrl-C
 	@$(BIN)/backtrack demo
@@ -39,4 +40,4 @@ pins: ## renew requirements.txt from pyproject.toml (needs uv)
 	@uv pip compile pyproject.toml --all-extras --generate-hashes --universal --no-annotate --no-header -q -o requirements.txt
 
 clean: ## remove the environment and everything that runs have left
-	@rm -rf .venv var build dist service/_native .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf .venv var build dist service/_native lab/_native .pytest_cache .mypy_cache .ruff_cache

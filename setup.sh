@@ -31,5 +31,6 @@ else
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 fi
 .venv/bin/python -m service.compile
+.venv/bin/python -m lab.compile
 touch .venv/.ready
 echo "setup: done in $(($(date +%s) - start)) s"

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from lab.sets.events import PLACE
 from lab.sets.hard import lift_caps
+from lab.sets.scan import PLACE
 from lab.sets.stages import ask
 from lab.studio_caps import FIRED, capped
 from lab.studio_draft import Draft

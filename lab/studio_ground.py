@@ -14,10 +14,11 @@ import polars as pl
 from lab.sets.candidates import all_rows
 from lab.sets.duplicates import find_duplicates, find_unsure
 from lab.sets.events import ENTRY_COLUMNS, Source, read_events
+from lab.sets.names import Names
 from lab.sets.past import Past
 from lab.sets.people import People, split
 from lab.sets.reading import FIELDS
-from lab.sets.said import Names, Said
+from lab.sets.said import Said
 from lab.sets.session import Session
 from service.archive.schemas import entry_of
 from service.engine import Entry, Event, Rejection, Rulebook, parse
@@ -88,10 +89,7 @@ class Ground:
         if events.filter(pl.col("ev").is_null(), pl.col("reason").is_null()).is_empty():
             return source, events
         names = {event.name for event in source.parsed.values() if isinstance(event, Event)}
-        unnamed = (
-            f"SELECT event, count(*) AS n FROM ({source.read('event, ev')}) WHERE ev IS NULL AND event IS NOT NULL"
-        )
-        found = self.session.rows(f"{unnamed} GROUP BY event ORDER BY n DESC, event LIMIT {MAX_EVENTS}")
+        found = sorted(source.others.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_EVENTS]
         names |= {name for name, _ in found}
         source = Source(self.session, self.log, _naming(self.rulebook, names), partitions)
         return source, read_events(source)

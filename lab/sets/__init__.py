@@ -1,7 +1,10 @@
 """The set engine: a rulebook compiled to SQL over the tables, with the meaning of the reference engine.
 
 run           a log to a run: which partitions, how full       decide        the list of steps
-reading       what a hit says, as expressions of SQL           events        hits to events
+pages         Parquet files, batch by batch                    events        the hits of a log as one narrow frame
+plain         plain hits, by the kernel                        scan          all others, column by column
+kernel        scan.c, where it was compiled                    patterns      which hits bring the same names
+reading       what a hit says, field by field                  names         the custom names that sets work with
 duplicates    transactions that came before                    people        who belongs together, who is plain
 narrow        whom a trigger could concern, at a glance        ground        what rulebooks that read alike share
 candidates    whom a trigger could concern at all              said          parameters of the hits that matter

@@ -13,8 +13,9 @@ import polars as pl
 
 from lab.digest import first_difference
 from lab.log import LabError
-from lab.sets.events import PLACE, Source
+from lab.sets.events import Source
 from lab.sets.hard import Decided, decide, lift_caps
+from lab.sets.scan import PLACE
 from lab.sets.unite import without_capped
 from lab.show import plural
 from service.engine import Entry, Outcome, Postback

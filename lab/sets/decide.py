@@ -16,7 +16,7 @@ import polars as pl
 
 from lab.sets.candidates import all_rows, chosen_rows
 from lab.sets.certificate import Certificate, Check
-from lab.sets.events import GROUP, PLACE, Source
+from lab.sets.events import Source
 from lab.sets.facts import Asked, Finder, asked_hits, find_facts
 from lab.sets.ground import Ground, judged, mask
 from lab.sets.hard import Decided, lift_caps
@@ -24,16 +24,15 @@ from lab.sets.hard import decide as reference
 from lab.sets.letters import FIRINGS, LETTERS, Letters
 from lab.sets.past import Past
 from lab.sets.people import split
+from lab.sets.scan import GROUP, PLACE
 from lab.sets.session import Session
 from lab.sets.stages import REACHED, ask, over_cap
 from lab.sets.tell import tell
 from lab.sets.unite import firings_of, letters_of, reached_whole, stop_capped, without_capped
-from service.engine import Event, Rulebook, State, parse, process
+from service.engine import Entry, Event, Rulebook, State, parse, process
 
 BUCKET_HITS = 6_000_000  # of visitors that matter, in memory at the same time
-ONCE_HITS = (
-    1_000_000  # of a bucket that are read once with all they say; of more, twice and each time only what is asked
-)
+WORTHWHILE = 50_000  # hits for which a bucket of their own saves time
 
 
 class Decision(msgspec.Struct):
@@ -76,21 +75,21 @@ class _Road:
         tests = self.events.select(pl.col("test") & pl.col("reason").is_null()).to_series().arg_true().cast(pl.UInt32)
         check = Check(source, self.events, views, self.sample_hits)
         apart = self._places(pl.concat([hard, tests]))
-        entries = source.entries(pl.concat([apart, check.places]))
         sampled, earlier = set(check.places), self._earlier()
         self.asked_for = Asked(trigger for _, trigger in self.triggers)
-        with ThreadPoolExecutor(1) as beside:  # sets work outside the interpreter, the engine in it
-            hard_ones = [one for one in entries if one[0] not in sampled]
-            by_engine = beside.submit(reference, hard_ones, earlier, lift_caps(rulebook))
-            pieces = [self._by_sets(some) for some in _buckets(views)]
-            whole = by_engine.result()
+        # sets work outside the interpreter, the engine in it
+        with ThreadPoolExecutor(1 + self.session.threads) as pool:
+            by_engine = pool.submit(self._by_engine, pl.concat([apart, check.places]), sampled, earlier)
+            self.said.fetch(views["row"])
+            pieces = list(pool.map(self._by_sets, _buckets(views, self.session.threads)))
+            whole, sample = by_engine.result()
         asked = pl.concat([piece.asked for piece in pieces])
         lost = over_cap(pl.concat([self._reached(asked), reached_whole(whole, rulebook)]), rulebook.triggers)
         letters, firings = self._written(pieces, whole, lost)
         outcomes = (
             self._told(pieces, stop_capped(asked, self._rows(lost)), absorbed, whole, lost) if self.everything else None
         )
-        check.compare([one for one in entries if one[0] in sampled], outcomes, letters, lost, earlier)
+        check.compare(sample, outcomes, letters, lost, earlier)
         tally = self._tally(whole)
         visitors = views.filter("speaks")["view"].n_unique()
         certificate = Certificate(self.ground.hits, visitors, len(whole), check.hits, check.visitors)
@@ -114,31 +113,40 @@ class _Road:
         )  # fmt: skip
         return split(people, rows)
 
+    def _by_engine(
+        self, places: pl.Series, sampled: set[int], earlier: dict[int, int]
+    ) -> tuple[list[Decided], list[tuple[int, Entry]]]:
+        """The hard ones, decided; and the requests of the sample."""
+        entries = self.source.entries(places)
+        hard = [one for one in entries if one[0] not in sampled]
+        return reference(hard, earlier, lift_caps(self.rulebook)), [one for one in entries if one[0] in sampled]
+
     def _by_sets(self, views: pl.DataFrame) -> _Piece:
         """One bucket: what it was asked, and in a lean run what is posted."""
+        with self.session.another() as session:
+            return self._piece(session, views)
+
+    def _piece(self, session: Session, views: pl.DataFrame) -> _Piece:
         codes = self.source.names
         past = self._past(views)
         triggers = [trigger for _, trigger in self.triggers]
         finder = Finder(past, asked_hits(past, triggers, self.cids, codes), self.names, codes)
         facts = find_facts(finder, self.asked_for, self.rulebook)
-        asked = ask(self.session, facts, self.asked_for, self.rulebook, self.triggers, codes)
+        asked = ask(session, facts, self.asked_for, self.rulebook, self.triggers, codes)
         if self.everything:
             return _Piece(asked, past, None, None)
         fired = asked.filter(pl.col("stage").is_null())
         fired = fired.with_columns(ord=self.events["ord"].gather(fired["row"]))
         short = past.only(fired["view"])
         on = short.frame.select(pl.col("speaks") & pl.col("row").is_in(fired["row"].unique().implode())).to_series()
-        further = None if self.ground.at_once else self.said
-        writer = Letters(self.session, self.rulebook, Finder(short, on, self.names, codes), further)
+        writer = Letters(session, self.rulebook, Finder(short, on, self.names, codes), self.said)
         letters, firings = writer.write(fired)
         return _Piece(fired.select(asked.columns), None, letters, firings)
 
     def _past(self, views: pl.DataFrame) -> Past:
         events, row = self.events, views["row"]
-        if self.everything:
-            said = self.said.of(row, [*self.said.all, "epoch", "params", "ignored"])
-        else:
-            said = self.ground.heard if self.ground.at_once else self.said.of(row, self.asked_for.columns(self.names))
+        all_of_it = [*self.said.all, "epoch", "params", "ignored"]
+        said = self.said.of(row, all_of_it if self.everything else self.asked_for.columns(self.names))
         columns = {name: events[name].gather(row) for name in ("ev", "cid", "t")}
         return Past(views.with_columns(counted=self.counted.gather(row), **columns), said, self.said.brings)
 
@@ -245,9 +253,9 @@ class _Piece(msgspec.Struct):
     firings: pl.DataFrame | None
 
 
-def _buckets(views: pl.DataFrame) -> list[pl.DataFrame]:
-    """Whole groups, by a hash of their label, so many that each fits into memory."""
-    count = -(-views.height // BUCKET_HITS)
+def _buckets(views: pl.DataFrame, threads: int) -> list[pl.DataFrame]:
+    """Whole groups, by a hash of their label, so many that each fits into memory, and where it pays one for each thread."""
+    count = max(-(-views.height * threads // BUCKET_HITS), min(threads, views.height // WORTHWHILE))
     if count <= 1:
         return [views]
     mine = views["label"].hash() % count

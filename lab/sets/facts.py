@@ -8,8 +8,8 @@ import polars as pl
 
 from lab.sets.conditions import names_of
 from lab.sets.events import last_event
+from lab.sets.names import MADE, Names
 from lab.sets.past import Past
-from lab.sets.said import MADE, Names
 from service.engine.conditions import syntax
 from service.engine.model import RESERVED
 from service.engine.rulebook import Rulebook, Trigger

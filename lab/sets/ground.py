@@ -15,13 +15,12 @@ import polars as pl
 from lab.sets.candidates import kinds
 from lab.sets.duplicates import find_duplicates, find_unsure
 from lab.sets.events import Source, read_events, webhooks_of
+from lab.sets.names import Names
 from lab.sets.narrow import key_of, keys, rarest, tied
 from lab.sets.people import People
 from lab.sets.reading import shape_of
-from lab.sets.said import Names, Said
+from lab.sets.said import Said
 from service.engine.rulebook import Rulebook, Trigger
-
-ONCE_HITS = 2_000_000  # that are read once with all they say; of more, twice and each time only what is asked
 
 
 def alike(one: Rulebook, other: Rulebook) -> bool:
@@ -78,16 +77,6 @@ class Ground:
         """What reads the hits' parameters."""
         return Said(self.source, self.names, self.events)
 
-    @property
-    def at_once(self) -> bool:
-        """Whether the hits are few enough to be read with all they say."""
-        return not self.everything and self.events.height <= ONCE_HITS
-
-    @cached_property
-    def heard(self) -> pl.DataFrame:
-        """All that the valid hits say."""
-        return self.said.of(self.events["reason"].is_null().arg_true().cast(pl.UInt32), self.said.all)
-
     def _narrow(self, events: pl.DataFrame, key: pl.Series) -> pl.DataFrame:
         """Only hits that could concern a trigger, and tests; in log order. key: see `lab.sets.narrow`."""
         asked = {kind for book in self.rulebooks for kind in kinds(trigger for _, trigger in self.triggers(book))}
@@ -109,7 +98,7 @@ class Ground:
 
 def judged(events: pl.DataFrame, counted: pl.Series) -> dict[tuple[str, str], int]:
     """(verdict, reason) -> hits. counted: by row, false for duplicates."""
-    reasons = events["reason"].drop_nulls()
+    reasons = events["reason"].drop_nulls().cast(pl.String)
     valid = events.height - len(reasons)
     twice = int((~counted & events["reason"].is_null()).sum())
     tally = {("rejected", reason): hits for reason, hits in reasons.value_counts(name="hits").iter_rows()}

@@ -10,9 +10,9 @@ from typing import Any
 
 import polars as pl
 
-from lab.sets.events import PLACE
 from lab.sets.facts import Asked, Finder, visitors
 from lab.sets.said import Said
+from lab.sets.scan import PLACE
 from lab.sets.session import Session
 from lab.sets.spelling import JSON_FIELDS, OURS, Form, Spelling, full_name, verb
 from service.engine import Event, Visitor

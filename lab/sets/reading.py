@@ -1,20 +1,20 @@
-"""What a hit says, as expressions of SQL: the second reading of `service.engine.parse`.
+"""What a hit says, column by column: the second reading of `service.engine.parse`.
 
 A request is a list of names and a list of values. Few lists of names ever occur: each is a *pattern*, and where a field's
-value lies, aliases and all, is worked out once per pattern and *shape* and looked up by number; only the list of values is
-read hit by hit. Clients that read alike (same aliases, same values that are no identifier, same browser events) share a
-shape; a CASE over the shape stands where the engine asks the client.
+value lies, aliases and all, is worked out once per pattern and *shape* and looked up by number. Clients that read alike
+(same aliases, same values that are no identifier, same browser events) share a shape.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import polars as pl
 
 from lab.sets.conditions import NUMBER_PATTERN
-from lab.sets.session import text, texts
 from service.engine.model import IDENTIFIERS, RESERVED
 from service.engine.rulebook import Client, Rulebook
 
@@ -22,9 +22,11 @@ Shape = tuple[tuple[tuple[str, str], ...], frozenset[str], frozenset[str]]
 Pattern = tuple[str, ...]  # the names of a request, in their order
 
 EVENT_PATTERN = "[A-Za-z0-9_.:/-]{1,64}"
-# `parse.MACRO` without its anchors: RE2 is asked for the whole text
+CURRENCY_PATTERN = "[A-Za-z]{3}"
+# `parse.MACRO` without its anchors
 MACRO_PATTERN = r"\$?\{[^{}]*\}|\{\{[^{}]*\}\}|\[[^\[\]]*\]|\[\[[^\[\]]*\]\]|#[^#]*#|%[A-Za-z0-9_]+%"
 FIELDS = tuple(sorted(set(RESERVED) - {"client"}))
+MAX_PATTERNS = 20_000  # hits of further ones are for the engine's parser
 
 
 def shape_of(client: Client) -> Shape:
@@ -33,152 +35,211 @@ def shape_of(client: Client) -> Shape:
 
 
 class Reading:
-    """Expressions over the columns that `values` makes (of v, the values, and s, a row of `slots`), linked (came over a
-    tracker link), linked_affiliate, linked_reason, known (the client is), shape, route, hit_id, flags, refusal, client,
-    event and ev."""
+    """The patterns of a log, learned as they come, and where a rulebook's clients put what.
+
+    A *slot* is a pattern as a client sends it: its number over the number of clients is that of the pattern.
+    """
 
     def __init__(self, rulebook: Rulebook) -> None:
         self.clients = list(rulebook.clients.values())
         self.shapes: list[Shape] = list(dict.fromkeys(map(shape_of, self.clients)))
-        self._shape_of = [self.shapes.index(shape_of(client)) for client in self.clients]
-        self.patterns: dict[int, Pattern] = {}  # by the hash that DuckDB gives the names
-        self._aliases = [
-            {name: [alias for alias, target in shape[0] if target == name] for name in FIELDS} for shape in self.shapes
-        ]
-        self._depth = dict.fromkeys(FIELDS, 1)
+        self.patterns: list[Pattern] = []
+        self.shape_of = pl.Series([self.shapes.index(shape_of(one)) for one in self.clients], dtype=pl.UInt32)
+        self.longest = max(
+            (len(word.encode()) for shape in self.shapes for word in shape[1]), default=0
+        )  # no identifier
+        self._numbers: dict[Pattern, int] = {}
+        self._sources = [_sources(shape) for shape in self.shapes]
+        # field -> for the strongest source, the next one, ...: by pattern and shape, where its value lies
+        self._places: dict[str, list[list[int | None]]] = {name: [[]] for name in ("client", *FIELDS)}
+        self._looked: Places | None = None
+        self._looked_at = 0
+        self._lock = Lock()
 
-    def learn(self, patterns: Iterable[tuple[int, Sequence[str]]]) -> None:
-        """Add patterns: hash and names."""
-        for identity, names in patterns:
-            self.patterns[identity] = tuple(names)
-        for number in range(len(self.shapes)):
-            for names in self.patterns.values():
-                for field in FIELDS:
-                    self._depth[field] = max(self._depth[field], len(self._places(names, number, field)))
+    def number_of(self, names: Pattern) -> int | None:
+        """The number of a pattern, from 0; None if there are too many."""
+        with self._lock:
+            if names not in self._numbers and len(self.patterns) < MAX_PATTERNS:
+                self._numbers[names] = len(self.patterns)
+                self.patterns.append(names)
+                self._learn({name: place for place, name in enumerate(names)})
+            return self._numbers.get(names)
 
-    @property
-    def custom(self) -> list[str]:
-        """Every custom name of the patterns, sorted."""
-        return sorted({name for names in self.patterns.values() for name in names} - set(RESERVED))
+    def _learn(self, places: dict[str, int]) -> None:
+        for field, levels in self._places.items():
+            known = len(self.patterns) * len(self.shapes) - len(self.shapes)
+            found = [[places[s] for s in sources[field] if s in places] for sources in self._sources]
+            while len(levels) < max(map(len, found), default=0):
+                levels.append([None] * known)
+            for level, column in enumerate(levels):
+                column.extend(mine[level] if level < len(mine) else None for mine in found)
 
-    def slots(self, custom: Sequence[str] = ()) -> pl.DataFrame:
-        """Rows of `slots`, a pattern as a client sends it: slot (a number), k (the hash), client, cid, shape, per field
-        f_NAME_1, f_NAME_2, ... where its value may lie, and per name of `custom` p_0, p_1, ... where that lies; null where
-        it did not come."""
-        columns = [column for field in FIELDS for column in self._columns(field)]
-        columns += [f"p_{number}" for number in range(len(custom))]
-        rows: list[list[Any]] = []
-        for k, names in self.patterns.items():
-            mine = [_place(names, name) for name in custom]
-            by_shape = [self._row(names, shape) + mine for shape in range(len(self.shapes))]
-            for cid, client in enumerate(self.clients):
-                shape = self._shape_of[cid]
-                rows.append([len(rows), k, client.name, cid, shape, *by_shape[shape]])
-        schema: dict[str, Any] = {
-            "slot": pl.Int32,
-            "k": pl.UInt64,
-            "client": pl.String,
-            "cid": pl.Int32,
-            "shape": pl.Int32,
-        }
-        return pl.DataFrame(rows, schema | dict.fromkeys(columns, pl.Int16), orient="row")
+    def places(self) -> Places:
+        """Where everything lies in the patterns that are known now."""
+        with self._lock:
+            if self._looked is None or self._looked_at < len(self.patterns):
+                found = {field: [_numbers(level) for level in levels] for field, levels in self._places.items()}
+                self._looked, self._looked_at = Places(self, found), len(self.patterns)
+            return self._looked
 
-    def _row(self, names: Pattern, shape: int) -> list[int | None]:
-        row: list[int | None] = []
-        for field in FIELDS:
-            places = self._places(names, shape, field)
-            row += [*places, *[None] * (self._depth[field] - len(places))]
-        return row
+    def custom(self, names: Sequence[str]) -> dict[str, pl.Series]:
+        """For each of these custom names by pattern where its value lies."""
+        with self._lock:
+            patterns = [{name: place for place, name in enumerate(pattern)} for pattern in self.patterns]
+        return {name: _numbers([pattern.get(name) for pattern in patterns]) for name in names}
 
-    def field(self, name: str) -> str:
-        """A reserved name: its own value, else that of its first alias that came; null if it is absent."""
-        if name == "event":
-            return f"(CASE WHEN linked THEN 'click' ELSE {self.sent(name)} END)"
-        if name == "affiliate":
-            return f"(CASE WHEN linked THEN linked_affiliate ELSE {self.sent(name)} END)"
-        if name == "click_id":
-            return f"(CASE WHEN linked THEN hit_id ELSE {self.sent(name)} END)"
-        if name == "currency":
-            return f"upper({self.sent(name)})"
-        return self.sent(name)
+    def brings(self, name: str) -> pl.Series:
+        """By pattern, whether it brings a custom name."""
+        with self._lock:
+            return pl.Series([name in pattern for pattern in self.patterns], dtype=pl.Boolean)
 
-    def values(self) -> str:
-        """The columns that the other expressions read: the value at each place, null where nothing came."""
-        return ", ".join(value_at(column) for field in FIELDS for column in self._columns(field))
 
-    def sent(self, name: str) -> str:
-        """What came under the name or its aliases, before a tracker link puts its own in place."""
-        made = self._columns(name)
-        if name in IDENTIFIERS:
-            made = [
-                f"(CASE WHEN {self._clear(value)} THEN {value} WHEN {value} IS NULL OR {self._none(value)} THEN NULL "
-                f"ELSE {value} END)"
-                for value in made
-            ]
-        return made[0] if len(made) == 1 else f"coalesce({', '.join(made)})"
+class Places:
+    """A look at a `Reading`. fields: per field, for the strongest source and then the next, by key where its value lies.
 
-    def ignored(self) -> str:
+    A key is the number of a pattern and a shape in one.
+    """
+
+    def __init__(self, reading: Reading, fields: dict[str, list[pl.Series]]) -> None:
+        self.reading = reading
+        self.fields = fields
+        self._size = fields["client"][0].len()
+
+    def client(self, pattern: pl.Series) -> pl.Series:
+        """Where patterns bring the client."""
+        return self.fields["client"][0].gather(pattern * len(self.reading.shapes))
+
+    def keys(self, pattern: pl.Series, cid: pl.Series) -> pl.Series:
+        """The keys of some hits; null where the client is."""
+        shapes = self.reading.shapes
+        if len(shapes) == 1:
+            return pattern.zip_with(cid.is_not_null(), pl.repeat(None, pattern.len(), dtype=pattern.dtype, eager=True))
+        return pattern * len(shapes) + self.reading.shape_of.gather(cid)
+
+    @cached_property
+    def priced(self) -> pl.Series:
+        """By key, whether an amount or a currency came under any name."""
+        found = _never(self._size)
+        for level in (*self.fields["amount"], *self.fields["currency"]):
+            found = found | level.is_not_null()
+        return found
+
+
+class Spoken:
+    """What some hits said, field by field.
+
+    starts: for each where its values begin; key: see `Places`; pick: the values at some places, null for null.
+    """
+
+    def __init__(
+        self, places: Places, key: pl.Series, starts: pl.Series, pick: Callable[[pl.Series], pl.Series]
+    ) -> None:
+        self.places = places
+        self._key = key
+        self._starts = starts
+        self._pick = pick
+
+    def only(self, rows: pl.Series) -> Spoken:
+        """The same of some of these hits. rows: their numbers."""
+        return Spoken(self.places, self._key.gather(rows), self._starts.gather(rows), self._pick)
+
+    def sent(self, name: str) -> pl.Series:
+        """A field as it came: under its own name, else under its first alias that came; null if it is absent. What stands
+        for no identifier at all is passed over."""
+        found: pl.Series | None = None
+        for level in range(len(self.places.fields[name])):
+            if found is None:
+                found = self._clean(name, self._at(name, level))
+                continue
+            further = self.places.fields[name][level].is_not_null()
+            rows = (found.is_null() & further.gather(self._key).fill_null(False)).arg_true()
+            if rows.len():
+                some = self.only(rows)
+                found = found.scatter(rows, some._clean(name, some._at(name, level)))
+        assert found is not None
+        return found
+
+    def ignored(self) -> pl.Series:
         """Whether something came as an identifier and is none: such hits have a detail."""
-        values = [column for name in IDENTIFIERS for column in self._columns(name)]
-        return " OR ".join(f"coalesce({self._none(value)}, false)" for value in values)
+        found = _never(self._key.len())
+        for name in IDENTIFIERS:
+            for level in range(len(self.places.fields[name])):
+                value = self._at(name, level)
+                found = found | (value.is_not_null() & self._clean(name, value).is_null())
+        return found
 
-    def reason(self) -> str:
-        """Why the hit is rejected, null if it is not. Order and meaning of `parse`."""
-        amount, currency = self.sent("amount"), self.sent("currency")
-        allowed = self._by_shape(lambda shape: f"event IN ({texts(sorted(shape[2]))})")
-        checks = (
-            ("missing_client", "client IS NULL"),
-            ("unknown_client", "NOT known"),
-            ("missing_event", "event IS NULL"),
-            ("invalid_event", f"ev IS NULL AND NOT regexp_full_match(event, '{EVENT_PATTERN}')"),
-            (
-                "event_not_allowed",
-                f"route IN ('e.gif', 'e.js') AND NOT coalesce({allowed}, false) AND NOT list_contains(flags, 'signed')",
-            ),
-            ("invalid_amount", f"{amount} IS NOT NULL AND NOT regexp_full_match({amount}, '{NUMBER_PATTERN}')"),
-            ("invalid_currency", f"{currency} IS NOT NULL AND NOT regexp_full_match({currency}, '[A-Za-z]{{3}}')"),
-        )
-        cases = " ".join(f"WHEN {test} THEN {text(reason)}" for reason, test in checks)
-        plain = " AND ".join(f"{column} IS NULL" for name in ("amount", "currency") for column in self._columns(name))
-        clear = f"slot IS NOT NULL AND ev IS NOT NULL AND {plain} AND linked_reason IS NULL AND route IN ('e', 'c')"
-        refused = "WHEN refusal <> '' THEN refusal WHEN linked_reason IS NOT NULL THEN linked_reason"
-        return f"CASE WHEN refusal = '' AND {clear} THEN NULL {refused} {cases} END"
+    def custom(self, places: pl.Series, pattern: pl.Series) -> pl.Series:
+        """The values of a custom name that lies at these places, by pattern. pattern: of these hits."""
+        return self._pick(self._starts + places.gather(pattern))
 
-    def _clear(self, value: str) -> str:
-        """Whether it can be seen at a glance that a value is an identifier: longer than all that are none, and it begins
-        with a letter or a digit, as no macro does."""
-        longest = max((len(word.encode()) for shape in self.shapes for word in shape[1]), default=0)
-        return f"strlen({value}) > {longest} AND ({value} BETWEEN '0' AND '[' OR {value} BETWEEN '^' AND '{{')"
+    def _at(self, name: str, level: int) -> pl.Series:
+        return self._pick(self._starts + self.places.fields[name][level].gather(self._key))
 
-    def _none(self, value: str) -> str:
-        """Whether a value that came stands for no identifier at all."""
+    def _clean(self, name: str, values: pl.Series) -> pl.Series:
+        """The same without what is no identifier."""
+        if name not in IDENTIFIERS or values.null_count() == values.len():
+            return values
+        rows = (values.is_not_null() & ~_clear(values, self.places.reading.longest)).arg_true()
+        if not rows.len():
+            return values
+        none = self._none(values.gather(rows), self._key.gather(rows) % len(self.places.reading.shapes))
+        rows = rows.filter(none)
+        return values.scatter(rows, None) if rows.len() else values
 
-        def listed(shape: Shape) -> str:
-            longest = max(map(len, map(str.encode, shape[1])), default=0)
-            return f"strlen({value}) <= {longest} AND {value} IN ({texts(sorted(shape[1]))})"
-
-        ends = " OR ".join(f"suffix({value}, '{end}')" for end in "}]#%")  # a test of one byte each, before the pattern
-        return f"({self._by_shape(listed)} OR (({ends}) AND regexp_full_match({value}, {text(MACRO_PATTERN)})))"
-
-    def _columns(self, field: str) -> list[str]:
-        return [f"f_{field}_{number}" for number in range(1, self._depth[field] + 1)]
-
-    def _places(self, names: Pattern, shape: int, field: str) -> list[int]:
-        """Where the sources of a field lie in a pattern, the strongest first, from 1."""
-        return [names.index(source) + 1 for source in (field, *self._aliases[shape][field]) if source in names]
-
-    def _by_shape(self, expression: Callable[[Shape], str]) -> str:
-        made = [expression(shape) for shape in self.shapes] or ["false"]
-        if len(set(made)) == 1:
-            return f"({made[0]})"
-        cases = " ".join(f"WHEN {number} THEN {sql}" for number, sql in enumerate(made))
-        return f"(CASE shape {cases} END)"
+    def _none(self, values: pl.Series, shape: pl.Series) -> pl.Series:
+        """Whether values that came stand for no identifier at all."""
+        found = values.str.contains(rf"\A(?:{MACRO_PATTERN})\z")
+        for number, one in enumerate(self.places.reading.shapes):
+            words = pl.Series(sorted(one[1]), dtype=pl.String)
+            found = found | ((shape == number) & values.is_in(words.implode()))
+        return found
 
 
-def value_at(column: str) -> str:
-    """The value that lies where a column of `slots` says. The test is for speed: most places are null."""
-    return f"CASE WHEN s.{column} IS NOT NULL THEN v[s.{column}] END AS {column}"
+def _clear(values: pl.Series, longest: int) -> pl.Series:
+    """Whether it can be seen at a glance that a value is an identifier: longer than all that are none, and it begins with a
+    letter or a digit, as no macro does."""
+    begins = (values >= "0") & (values < "[") | (values >= "^") & (values < "{")
+    return begins & (values.str.len_bytes() > longest)
 
 
-def _place(names: Pattern, name: str) -> int | None:
-    return names.index(name) + 1 if name in names else None
+def _sources(shape: Shape) -> dict[str, list[str]]:
+    """Per field the names that it may come under, the strongest first."""
+    sources = {name: [name, *(alias for alias, target in shape[0] if target == name)] for name in FIELDS}
+    return sources | {"client": ["client"]}
+
+
+def _numbers(places: list[int | None]) -> pl.Series:
+    return pl.Series(places, dtype=pl.UInt32)
+
+
+def _never(length: int) -> pl.Series:
+    return pl.repeat(False, length, dtype=pl.Boolean, eager=True)
+
+
+def reasons(hits: pl.DataFrame, shapes: Sequence[Shape]) -> pl.Series:
+    """Why hits are rejected, null where they are not: order and meaning of `parse`.
+
+    hits: refusal, linked_reason, client (as it came), cid, event, ev, route, signed, shape, amount, currency.
+    """
+    here = pl.col("route").is_in(["e.gif", "e.js"]) & ~pl.col("signed")
+    allowed = pl.lit(False)
+    for number, shape in enumerate(shapes):
+        allowed = allowed | ((pl.col("shape") == number) & pl.col("event").is_in(sorted(shape[2])))
+    checks = (
+        ("missing_client", pl.col("client").is_null()),
+        ("unknown_client", pl.col("cid").is_null()),
+        ("missing_event", pl.col("event").is_null()),
+        ("invalid_event", pl.col("ev").is_null() & ~_fits("event", EVENT_PATTERN)),
+        ("event_not_allowed", here & ~allowed.fill_null(False)),
+        ("invalid_amount", pl.col("amount").is_not_null() & ~_fits("amount", NUMBER_PATTERN)),
+        ("invalid_currency", pl.col("currency").is_not_null() & ~_fits("currency", CURRENCY_PATTERN)),
+    )
+    reason: Any = pl.when(pl.col("refusal") != "").then("refusal")
+    reason = reason.when(pl.col("linked_reason").is_not_null()).then("linked_reason")
+    for name, wrong in checks:
+        reason = reason.when(wrong).then(pl.lit(name))
+    return hits.select(reason=reason.otherwise(pl.lit(None, pl.String))).to_series()
+
+
+def _fits(column: str, pattern: str) -> pl.Expr:
+    return pl.col(column).str.contains(rf"\A(?:{pattern})\z")

@@ -1,4 +1,4 @@
-"""What hits said, for the hits that matter: further scans of the table, because parameters are wide.
+"""What hits said, for the hits that matter.
 
 `said` has a row per hit, in no order: row (of `events`) and columns such as hit_id, epoch, f_NAME per reserved name (null
 if absent), p_0, p_1, ... per custom name of `Names`, params (all custom parameters as JSON) and ignored (an identifier that
@@ -7,63 +7,40 @@ came may be none). Facts ask for a few columns of many hits, postbacks for most 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+from typing import Any, cast
 
 import msgspec
 import polars as pl
+import pyarrow as pa
 
 from lab.sets.events import Source
-from lab.sets.reading import FIELDS
-from lab.sets.session import texts
+from lab.sets.names import MADE, Names, pattern_of
+from lab.sets.pages import Page
+from lab.sets.reading import FIELDS, Places, Spoken
 from service.engine import Event
 from service.engine.model import RESERVED
-from service.engine.visitors import MAX_REMEMBERED
 
-MADE = "affiliate_click_id"  # a custom parameter that no request brings: the click id of a tracker link
-MAX_NAMES = MAX_REMEMBERED * 3 // 4  # below the bound of a visitor, so that no plain one can reach it
-
-
-class Names:
-    """The custom names that sets work with; hits with others are `wide`, and theirs is for the reference engine."""
-
-    def __init__(self, source: Source, asked: frozenset[str]) -> None:
-        patterns = list(source.reading.patterns.values())
-        known = Counter(name for names in patterns for name in names if name not in RESERVED)
-        parsed = [event.params for event in source.parsed.values() if isinstance(event, Event)]
-        known.update(name for params in parsed for name in params)
-        common = [name for name, _ in sorted(known.items(), key=lambda pair: (-pair[1], pair[0]))]
-        first = [MADE, *sorted(asked & known.keys() - {MADE})]
-        kept = [*first, *(name for name in common if name not in asked and name != MADE)][:MAX_NAMES]
-        self.custom = sorted(kept)
-        self.columns = {name: f"p_{number}" for number, name in enumerate(self.custom)}
-        self._left_out = known.keys() - set(kept)
-
-    def wide(self, source: Source, events: pl.DataFrame) -> pl.Series:
-        """Rows of `events` with a name that was left out."""
-        if not self._left_out:
-            return pl.Series([], dtype=pl.UInt32)
-        clients = max(1, len(source.reading.clients))
-        patterns = enumerate(source.reading.patterns.values())
-        wide = [number for number, names in patterns if not self._left_out.isdisjoint(names)]
-        odd = [
-            place
-            for place, e in source.parsed.items()
-            if isinstance(e, Event) and not self._left_out.isdisjoint(e.params)
-        ]
-        mask = (pl.col("slot") // clients).is_in(wide).fill_null(False) | pl.col("ord").is_in(odd)
-        return events.select(mask).to_series().arg_true()
+_STORED = ("hit_id", "epoch")
+_STORE = pa.RecordBatch.from_pylist(
+    [], pa.schema([("hit_id", pa.string()), ("epoch", pa.int32()), ("values", pa.list_(pa.string()))])
+)
 
 
 class Said:
-    """Reads `said`."""
+    """Reads `said`. What the hits that were asked for said stays at hand, all of it."""
 
     def __init__(self, source: Source, names: Names, events: pl.DataFrame) -> None:
         self._source = source
         self._names = names
         self._events = events
-        self._slots = source.reading.slots(names.custom)
+        self._places = source.reading.places()
+        self._custom = {names.columns[name]: where for name, where in source.reading.custom(names.custom).items()}
+        self._store = _STORE
+        self._at = pl.repeat(None, events.height, dtype=pl.UInt32, eager=True)  # by row its place in the store
+        self._lock = Lock()
 
     @property
     def all(self) -> list[str]:
@@ -72,40 +49,119 @@ class Said:
 
     def of(self, rows: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
         """These columns for these rows of `events`."""
-        rows, events = rows.unique(), self._events
-        heard = pl.DataFrame({"row": rows, **{name: events[name].gather(rows) for name in ("ord", "slot", "link")}})
-        asked = ", ".join(f"{self._column(name)} AS {name}" for name in columns)
-        query = self._source.read_again(f'"row", {asked}', heard, self._names.custom)
-        said = self._source.session.frame(query)
+        rows = rows.unique()
+        self.fetch(rows)
+        kept = self._store.take(self._at.gather(rows).to_arrow())
+        heard = pl.DataFrame(
+            {"row": rows, **{name: self._events[name].gather(rows) for name in ("ord", "slot", "link")}}
+        )
+        heard = heard.with_columns(pl.Series(name, pl.from_arrow(kept[name])) for name in _STORED)
+        quoted = _Quoted(self._source, heard, self._places, kept["values"])
+        said = pl.DataFrame({"row": rows, **{name: self._column(quoted, name) for name in columns}})
+        said = said.cast({"row": pl.UInt32})
         return _with_parsed(self._source, self._names, heard, said) if self._source.parsed else said
+
+    def fetch(self, rows: pl.Series) -> None:
+        """Put what these hits said into the store, if it is not there."""
+        with self._lock:
+            missing = rows.filter(self._at.gather(rows).is_null()).unique()
+            if missing.len():
+                self._fetch(missing)
+
+    def _fetch(self, rows: pl.Series) -> None:
+        wanted = pl.DataFrame({"row": rows, "at": self._events["at"].gather(rows)}).sort("at")
+        with ThreadPoolExecutor(self._source.session.threads) as pool:
+            found = pool.map(lambda sought: _of_page(self._source, *sought), self._source.pages.sought(wanted))
+            store = pa.concat_tables([pa.Table.from_batches([self._store]), *found])
+        places = pl.int_range(self._store.num_rows, store.num_rows, dtype=pl.UInt32, eager=True)
+        self._at = self._at.scatter(wanted["row"], places)
+        self._store = store.combine_chunks().to_batches()[0]
 
     def brings(self, column: str) -> pl.Series:
         """For every row of `events` whether it brings the custom name of a column, which its pattern tells."""
-        told = self._slots[column].is_not_null().gather(self._events["slot"]).fill_null(False)
         name = next(name for name, mine in self._names.columns.items() if mine == column)
+        told = self._source.reading.brings(name).gather(pattern_of(self._source, self._events["slot"])).fill_null(False)
         parsed = self._source.parsed.items()
         own = [place for place, event in parsed if isinstance(event, Event) and name in event.params]
         return told | self._events["ord"].is_in(own) if own else told
 
-    def _column(self, column: str) -> str:
-        reading = self._source.reading
+    def _column(self, quoted: _Quoted, column: str) -> pl.Series:
+        if column in ("hit_id", "epoch"):
+            return quoted.heard[column]
         if column.startswith("f_"):
-            return reading.field(column.removeprefix("f_"))
-        if column == self._names.columns[MADE]:
-            return f"coalesce({self._brought}, {column})"
+            return quoted.field(column.removeprefix("f_"))
+        if column == "ignored":
+            return quoted.spoken.ignored()
         if column == "params":
-            return f"CAST(to_json({_custom_params(self._brought)}) AS VARCHAR)"
-        return f"({reading.ignored()})" if column == "ignored" else column
+            return quoted.params()
+        said = quoted.spoken.custom(self._custom[column], quoted.pattern)
+        return _either(quoted.brought, said) if column == self._names.columns[MADE] else said
+
+
+def _of_page(source: Source, page: Page, wanted: pl.DataFrame) -> pa.Table:
+    """What some hits of a page said. wanted: at, sorted."""
+    base, found = page.base, []
+    stored = page.batches(_STORED)
+    for words in source.pages.words(page):
+        end = base + len(words.starts) - 1
+        here = wanted.filter(pl.col("at").is_between(base, end, closed="left"))["at"] - base
+        columns, rows = next(stored), here.to_arrow()
+        if len(rows):
+            said = pa.ListArray.from_arrays(words.starts, words.values).take(rows)
+            found.append(columns.take(rows).append_column("values", said))
+        base = end
+    return pa.Table.from_batches(found, _STORE.schema)
+
+
+class _Quoted:
+    """What some hits said. heard: slot, link and what is stored of these hits. said: the list of values of each."""
+
+    def __init__(self, source: Source, heard: pl.DataFrame, places: Places, said: pa.Array) -> None:
+        self.heard = heard
+        self.pattern = pattern_of(source, heard["slot"])
+        self._patterns = source.reading.patterns
+        link = heard["link"].cast(pl.UInt32, strict=False)  # what the engine's parser read has -1
+        self._links = source.links.table["affiliate"].gather(link)
+        self._linked = heard["link"].is_not_null()
+        self._start = cast(pl.Series, pl.from_arrow(said.offsets.slice(0, len(said)))).cast(pl.UInt32)
+        self._values = cast(pl.Series, pl.from_arrow(said.values))
+        key = places.keys(self.pattern, heard["slot"] % max(1, len(source.reading.clients)))
+        self.spoken = Spoken(places, key, self._start, self._pick)
+
+    def _pick(self, places: pl.Series) -> pl.Series:
+        return self._values.gather(places)
+
+    def field(self, name: str) -> pl.Series:
+        """A reserved name: its own value, else that of its first alias that came; null if it is absent."""
+        sent = self.spoken.sent(name)
+        if name == "currency":
+            return sent.str.to_uppercase()
+        if name not in ("event", "affiliate", "click_id") or not self._linked.any():
+            return sent
+        if name == "event":
+            return pl.repeat("click", sent.len(), eager=True).zip_with(self._linked, sent)
+        return (self._links if name == "affiliate" else self.heard["hit_id"]).zip_with(self._linked, sent)
 
     @property
-    def _brought(self) -> str:
-        return f"CASE WHEN linked THEN {self._source.reading.sent('click_id')} END"
+    def brought(self) -> pl.Series:
+        """The click id that came over a tracker link: the affiliate's own."""
+        nothing = pl.repeat(None, self._linked.len(), dtype=pl.String, eager=True)
+        return self.spoken.sent("click_id").zip_with(self._linked, nothing)
+
+    def params(self) -> pl.Series:
+        """All custom parameters as JSON."""
+        return pl.Series([msgspec.json.encode(found).decode() for found in self._params()], dtype=pl.String)
+
+    def _params(self) -> Iterator[dict[str, str]]:
+        for start, pattern, brought in zip(self._start, self.pattern, self.brought, strict=True):
+            names = () if pattern is None else self._patterns[pattern]
+            values = self._values.slice(start, len(names)).to_list()
+            made = {} if brought is None else {MADE: brought}
+            yield {name: value for name, value in zip(names, values, strict=True) if name not in RESERVED} | made
 
 
-def _custom_params(brought: str) -> str:
-    """All custom parameters of a hit as a map."""
-    plain = f"map_from_entries(list_filter(map_entries(params), lambda pair: pair.key NOT IN ({texts(RESERVED)})))"
-    return f"CASE WHEN {brought} IS NULL THEN {plain} ELSE map_concat({plain}, MAP {{'{MADE}': {brought}}}) END"
+def _either(first: pl.Series, other: pl.Series) -> pl.Series:
+    return first.zip_with(first.is_not_null(), other)
 
 
 def _with_parsed(source: Source, names: Names, heard: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:

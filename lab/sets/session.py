@@ -10,14 +10,19 @@ from typing import Any
 import duckdb
 import polars as pl
 
+from lab.sets.kernel import kernel
+
 MEMORY_GB = 1.5  # what DuckDB may take before it writes to disk; frames of Polars come on top
 THREADS = 2
 
 
 class Session:
-    """A connection of its own, closed and its temporary files removed at the end of `with`."""
+    """A connection of its own, closed and its temporary files removed at the end of `with`. kernel: see there."""
 
-    def __init__(self, memory_gb: float = MEMORY_GB, threads: int = THREADS) -> None:
+    def __init__(self, memory_gb: float = MEMORY_GB, threads: int = THREADS, compiled: bool = True) -> None:
+        self.kernel = kernel() if compiled else None
+        self.threads = threads
+        self._memory_gb = memory_gb
         self._folder = tempfile.TemporaryDirectory(prefix="backtrack-sets-")
         self._connection = duckdb.connect(
             config={
@@ -26,6 +31,10 @@ class Session:
         )  # fmt: skip
         # every join is written with the table to build on at its right; guessed sizes of Parquet files turned them round
         self._connection.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
+
+    def another(self) -> Session:
+        """One for a piece of the work, that goes on beside others."""
+        return Session(self._memory_gb / self.threads, max(1, self.threads // 2))
 
     def __enter__(self) -> Session:
         return self

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import msgspec
 import polars as pl
 
-from lab.sets.events import PLACE
 from lab.sets.facts import Finder, visitors
 from lab.sets.hard import Decided
 from lab.sets.reading import FIELDS
+from lab.sets.scan import PLACE
 from service.engine import Event, Outcome, Visitor
 from service.engine.model import Firing, Postback
 from service.engine.postbacks import fire

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import msgspec
 import polars as pl
 
-from lab.sets.events import GROUP, PLACE
 from lab.sets.hard import Decided
 from lab.sets.letters import FIRINGS, LETTERS, row_of
+from lab.sets.scan import GROUP, PLACE
 from lab.sets.stages import REACHED
 from service.engine import Outcome, Rulebook
 

@@ -1,0 +1,218 @@
+/* The plain hits of a batch, read at the speed of memory. What is the least unusual is only named: `scan.py` reads it.
+
+   Plain is a hit over /e or a tracker link, decoded as today, of a known client and a known event, without amount and
+   currency, all of whose identifiers can be seen to be some at a glance. The meaning is that of `scan.py`, which the tests
+   compare hit by hit; nothing here decides what is rejected. */
+
+#include <stdint.h>
+#include <string.h>
+
+typedef struct {
+    const int32_t *offsets;
+    const uint8_t *data;
+} texts;
+
+/* A table of names by open addressing: size is a power of two, each place holds a number or -1. */
+typedef struct {
+    int64_t size;
+    const int32_t *table;
+    texts names;
+} numbering;
+
+enum { CLIENT, EVENT, UID, TAG, CLICK, TXID, TEST, FIELDS };
+
+typedef struct {
+    int64_t rows, base, keys, cuts;
+    int32_t shapes, clients, longest, decoder, click;
+    int32_t first[FIELDS + 1];                      /* of the levels of each field in places */
+    const int16_t *places;                          /* by level and key, -1 where nothing comes */
+    const uint8_t *priced;                          /* by key */
+    const int32_t *shape_of;                        /* by client */
+    numbering client_names, event_names;
+    const int32_t *kind, *route, *path, *refusal;   /* codes by row */
+    const uint8_t *hit, *way, *refused;             /* by code; way: 1 for /e, 2 for a tracker link, 0 for others */
+    const int32_t *link, *link_client;              /* by code of a path, and by link; -1 for none */
+    const int32_t *partition, *decoded;
+    const int64_t *seq, *time, *cut;                /* cut: by partition the last seq; cuts: how many, 0 for none */
+    const int32_t *local, *pattern;                 /* by row, and by local pattern its number or -1 */
+    const int32_t *starts;
+    texts values, ids;
+    /* results, for plain hits one after the other; bits say where something is there */
+    int64_t *to_ord, *to_t;
+    int32_t *to_cid, *to_link, *to_slot;
+    int16_t *to_ev;
+    uint64_t *to_uid, *to_tag, *to_click, *to_x;
+    uint32_t *to_at;
+    uint8_t *uid_bits, *tag_bits, *click_bits, *x_bits, *link_bits, *test_bits;
+    uint32_t *odd;
+    int64_t odds;
+} job;
+
+static const uint64_t MIX = 0x9E3779B97F4A7C15u, STIR = 0xD6E8FEB86659FD93u, TURN = 0xA0761D6478BD642Fu;
+#define PLACE ((int64_t)1 << 44)
+#define GROUP ((uint64_t)1 << 20)
+
+static uint64_t fold(uint64_t one, uint64_t other) {
+    unsigned __int128 product = (unsigned __int128)one * other;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+static uint64_t hash(const uint8_t *text, int64_t length) {
+    uint64_t word, found = TURN ^ ((uint64_t)length * MIX);
+    for (; length >= 8; text += 8, length -= 8) {
+        memcpy(&word, text, 8);
+        found = fold(found ^ word, STIR) + MIX;
+    }
+    word = 0;
+    memcpy(&word, text, (size_t)length);
+    return fold(fold(found ^ word, STIR) + TURN, MIX);
+}
+
+void hash_texts(int64_t rows, const int32_t *offsets, const uint8_t *data, uint64_t *found) {
+    for (int64_t row = 0; row < rows; row++)
+        found[row] = hash(data + offsets[row], offsets[row + 1] - offsets[row]);
+}
+
+void number_names(int64_t count, const int32_t *offsets, const uint8_t *data, int64_t size, int32_t *table) {
+    for (int64_t place = 0; place < size; place++) table[place] = -1;
+    for (int64_t number = 0; number < count; number++) {
+        uint64_t place = hash(data + offsets[number], offsets[number + 1] - offsets[number]) & (uint64_t)(size - 1);
+        while (table[place] >= 0) place = (place + 1) & (uint64_t)(size - 1);
+        table[place] = (int32_t)number;
+    }
+}
+
+static int32_t number_of(const numbering *known, const uint8_t *text, int32_t length) {
+    uint64_t place = hash(text, length) & (uint64_t)(known->size - 1);
+    for (int32_t number; (number = known->table[place]) >= 0; place = (place + 1) & (uint64_t)(known->size - 1)) {
+        int32_t begin = known->names.offsets[number];
+        if (known->names.offsets[number + 1] - begin == length && !memcmp(known->names.data + begin, text, (size_t)length))
+            return number;
+    }
+    return -1;
+}
+
+/* Lists of codes that are the same get the same local number; firsts: the first row of each. Answers with how many.
+   size: of the table, a power of two and more than the rows. */
+int64_t tell_patterns(int64_t rows, const int32_t *starts, const int32_t *codes, int64_t size, int32_t *table,
+                      int32_t *local, int32_t *firsts) {
+    int64_t count = 0;
+    memset(table, 0xff, (size_t)size * sizeof *table);
+    for (int64_t row = 0; row < rows; row++) {
+        const int32_t *mine = codes + starts[row];
+        size_t bytes = (size_t)(starts[row + 1] - starts[row]) * sizeof *codes;
+        uint64_t place = hash((const uint8_t *)mine, (int64_t)bytes) & (uint64_t)(size - 1);
+        for (;; place = (place + 1) & (uint64_t)(size - 1)) {
+            int32_t number = table[place];
+            if (number < 0) {
+                firsts[count] = (int32_t)row;
+                number = table[place] = (int32_t)count++;
+            } else {
+                int32_t first = firsts[number];
+                if ((size_t)(starts[first + 1] - starts[first]) * sizeof *codes != bytes) continue;
+                if (memcmp(codes + starts[first], mine, bytes)) continue;
+            }
+            local[row] = number;
+            break;
+        }
+    }
+    return count;
+}
+
+/* The first value of a field that came, by strength of its source; its length, -1 where none came. */
+static int32_t sent(const job *at, int field, int64_t key, int32_t start, const uint8_t **text) {
+    for (int32_t level = at->first[field]; level < at->first[field + 1]; level++) {
+        int16_t place = at->places[level * at->keys + key];
+        if (place < 0) continue;
+        int32_t begin = at->values.offsets[start + place];
+        *text = at->values.data + begin;
+        return at->values.offsets[start + place + 1] - begin;
+    }
+    return -1;
+}
+
+static int is_clear(const job *at, const uint8_t *text, int32_t length) {
+    uint8_t first = length > at->longest ? text[0] : 0;
+    return (first >= '0' && first <= '9') || (first >= 'A' && first <= 'Z') || (first >= 'a' && first <= 'z');
+}
+
+static void set(uint8_t *bits, int64_t row) { bits[row >> 3] |= (uint8_t)(1 << (row & 7)); }
+
+/* One hit as result number `to`; 0 if it is odd. */
+static int read_hit(const job *at, int64_t row, int64_t to) {
+    int32_t start = at->starts[row], pattern = at->pattern[at->local[row]], link = -1, cid, ev;
+    int way = at->way[at->route[row]];
+    const uint8_t *text = 0;
+    if (pattern < 0 || !way || at->refused[at->refusal[row]] || at->decoded[row] != at->decoder) return 0;
+    if (start == at->starts[row + 1]) return 0;
+    if (way == 2) {
+        link = at->link[at->path[row]];
+        cid = link < 0 ? -1 : at->link_client[link];
+    } else {
+        int32_t length = sent(at, CLIENT, (int64_t)pattern * at->shapes, start, &text);
+        cid = length < 0 ? -1 : number_of(&at->client_names, text, length);
+    }
+    if (cid < 0) return 0;
+    int64_t key = (int64_t)pattern * at->shapes + at->shape_of[cid];
+    if (at->priced[key]) return 0;
+    uint64_t event_hash, salt = ((uint64_t)at->partition[row] * GROUP + (uint64_t)cid) * MIX;
+    int32_t length;
+    if (way == 2) {
+        ev = at->click;
+        event_hash = hash((const uint8_t *)"click", 5);
+    } else {
+        length = sent(at, EVENT, key, start, &text);
+        ev = length < 0 ? -1 : number_of(&at->event_names, text, length);
+        if (ev < 0) return 0;
+        event_hash = hash(text, length);
+    }
+    length = sent(at, UID, key, start, &text);
+    int has_uid = length >= 0;
+    if (has_uid && !is_clear(at, text, length)) return 0;
+    uint64_t uid = has_uid ? hash(text, length) + salt : 0;
+    length = sent(at, TAG, key, start, &text);
+    int has_tag = length >= 0;
+    if (has_tag && !is_clear(at, text, length)) return 0;
+    uint64_t tag = has_tag ? hash(text, length) + salt : 0;
+    length = sent(at, CLICK, key, start, &text);
+    int has_click = length >= 0;
+    if (has_click && !is_clear(at, text, length)) return 0;
+    if (way == 2) {
+        has_click = 1;
+        text = at->ids.data + at->ids.offsets[row];
+        length = at->ids.offsets[row + 1] - at->ids.offsets[row];
+    }
+    uint64_t click = has_click ? hash(text, length) + salt : 0;
+    length = sent(at, TXID, key, start, &text);
+    if (length >= 0) {
+        at->to_x[to] = (hash(text, length) * MIX + event_hash) * MIX + salt;
+        set(at->x_bits, to);
+    }
+    length = sent(at, TEST, key, start, &text);
+    if (length == 1 && text[0] == '1') set(at->test_bits, to);
+    if (has_uid) set(at->uid_bits, to);
+    if (has_tag) set(at->tag_bits, to);
+    if (has_click) set(at->click_bits, to);
+    if (link >= 0) set(at->link_bits, to);
+    at->to_uid[to] = uid, at->to_tag[to] = tag, at->to_click[to] = click, at->to_link[to] = link;
+    at->to_ord[to] = (int64_t)at->partition[row] * PLACE + at->seq[row];
+    at->to_t[to] = at->time[row], at->to_cid[to] = cid, at->to_ev[to] = (int16_t)ev;
+    at->to_slot[to] = pattern * at->clients + cid, at->to_at[to] = (uint32_t)(at->base + row);
+    return 1;
+}
+
+static int is_cut(const job *at, int32_t partition, int64_t seq) {
+    return at->cuts && (partition < 0 || partition >= at->cuts || seq > at->cut[partition]);
+}
+
+/* Reads all rows. Answers with how many are plain; the others that are hits before the cut stand in odd. */
+int64_t read_hits(job *at) {
+    int64_t plain = 0;
+    at->odds = 0;
+    for (int64_t row = 0; row < at->rows; row++) {
+        if (!at->hit[at->kind[row]] || is_cut(at, at->partition[row], at->seq[row])) continue;
+        if (read_hit(at, row, plain)) plain++;
+        else at->odd[at->odds++] = (uint32_t)row;
+    }
+    return plain;
+}

@@ -1,0 +1,103 @@
+"""The kernel of the set engine reads hits as columns do, one by one; and what happens where it cannot be compiled."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import lab
+from lab.bulk import generate
+from lab.log import Log
+from lab.sets.decide import decide
+from lab.sets.events import Source, read_events
+from lab.sets.ground import Ground
+from lab.sets.kernel import FOLDER, kernel
+from lab.sets.run import replay
+from lab.sets.session import Session
+from service.engine import Rulebook, load
+from tests.lab.pairs import pairs
+
+ROOT = Path(__file__).parents[2]
+KINDS = ("uid", "tag", "click", "x")
+compiled_here = pytest.mark.skipif(kernel() is None, reason="the kernel is not compiled here: no C compiler")
+
+
+def _read(log: Log, rulebook: Rulebook, compiled: bool) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The events, each identity told by the first place that has it: hashes differ, what is equal does not."""
+    with Session(compiled=compiled) as session:
+        source = Source(session, log, rulebook, log.cuts["partition"].to_list())
+        events = read_events(source)
+        patterns, clients = source.reading.patterns, max(1, len(source.reading.clients))
+    said = [None if slot is None else (patterns[slot // clients], slot % clients) for slot in events["slot"]]
+    first = (pl.when(pl.col(k).is_not_null()).then(pl.col("ord").min().over(k)).alias(k) for k in KINDS)
+    told = events.with_columns(first).drop("slot").with_columns(
+        link=pl.col("link").is_not_null(), reason=pl.col("reason").cast(pl.String),
+        said=pl.Series([repr(one) for one in said]),
+    )  # fmt: skip
+    return told, dict(source.others)
+
+
+def _same(log: Log, rulebook: Rulebook) -> int:
+    (mine, others), (theirs, their_others) = (_read(log, rulebook, compiled) for compiled in (True, False))
+    for name in theirs.columns:
+        assert mine[name].equals(theirs[name]), name
+    assert others == their_others
+    return mine.height
+
+
+@compiled_here
+@pytest.mark.parametrize("seed", range(4))
+def test_odd_hits_are_read_the_same_with_the_kernel_and_without(tmp_path: Path, seed: int) -> None:
+    log, rulebook = pairs(tmp_path, 900 + seed, 15)
+    assert _same(log, rulebook) > 100
+
+
+@compiled_here
+def test_a_generated_week_is_read_the_same_with_the_kernel_and_without(tmp_path: Path) -> None:
+    generate(tmp_path, 40_000, chunk=9_000)
+    rulebook = load((ROOT / "datasets" / "rules.toml").read_text(encoding="utf-8"))
+    assert _same(lab.open(tmp_path), rulebook) > 30_000
+
+
+def test_what_hits_said_is_read_again_where_it_did_not_fit_into_memory(tmp_path: Path) -> None:
+    # given a log of several files, and room for what the first one said
+    generate(tmp_path, 30_000, chunk=9_000)
+    log, rules = lab.open(tmp_path), ROOT / "datasets" / "rules.toml"
+    whole = replay(log, rules, full=False)
+    with Session() as session:
+        rulebook = load(rules.read_text(encoding="utf-8"))
+        source = Source(session, log, rulebook, log.cuts["partition"].to_list(), keep_bytes=700_000)
+        made = decide(Ground(source, [rulebook], False), rulebook, 500)
+        kept = [page.words is not None for page in source.pages]
+    # then some of it was read again, and the answer is the same
+    assert set(kept) == {True, False}
+    assert made.letters["id"].sort().equals(whole.postbacks["postback_id"].sort())
+
+
+@pytest.mark.parametrize(("options", "status"), [([], 0), (["--required"], 1)])
+def test_without_a_c_compiler_one_line_says_so(tmp_path: Path, options: list[str], status: int) -> None:
+    # given a house that is not compiled, on a machine without a compiler
+    for name in ("lab", "service"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("_native*", "__pycache__"))
+    command = [sys.executable, "-m", "lab.compile", *options]
+    environment = os.environ | {"CC": "no-such-cc"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    # then one line names what is missing and what follows from it
+    assert (done.returncode, done.stdout) == (status, "")
+    (line,) = done.stderr.splitlines()
+    assert "there is no C compiler no-such-cc" in line
+    assert "reads logs by columns" in line
+
+
+@compiled_here
+def test_python_leaves_the_kernel_aside_on_demand() -> None:
+    asked = "from lab.sets.kernel import kernel; print(kernel())"
+    command = [sys.executable, "-X", "interpreted", "-c", asked]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "None\n"
+    assert list(FOLDER.glob("scan-*.so"))
