@@ -25,6 +25,7 @@ from service.tracking import poison
 from service.tracking.counters import FIELDS, SEPARATOR, increments
 
 BATCH = 5_000
+_WIDE = 200  # columns of a file or a pipe
 MOST_ASIDE = 20  # shown to a person
 
 
@@ -103,10 +104,13 @@ def _show_aside(notes: list[dict[str, Any]]) -> None:
 
 def _show(live: dict[str, int], recount: bool, different: dict[str, dict[str, int]], behind: int) -> None:
     console = Console(soft_wrap=True)
-    table = Table(*FIELDS, "n")
+    if not console.is_terminal:
+        console.width = _WIDE
+    table = Table(*FIELDS, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("n", justify="right")
     for field, n in sorted(live.items()):
         table.add_row(*field.split(SEPARATOR), f"{n:,}")
-    console.print(table)
+    console.print(table if live else "nothing is counted yet")
     if not recount:
         return
     if not different:

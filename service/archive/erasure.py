@@ -204,7 +204,7 @@ def _rejected(decisions: pa.Table, identifiers: frozenset[str], names: Iterable[
     """Rejected hits that bring one of the identifiers under a name that means one."""
     rejected = decisions.filter(pc.equal(decisions["verdict"], "rejected"))
     values = pa.array(sorted(identifiers), pa.string())
-    found = pa.array([False] * len(rejected))
+    found = pa.array([False] * len(rejected), pa.bool_())  # named, since none at all would have no type
     for name in names:
         found = pc.or_(found, pc.is_in(_value(rejected["params"], name), values))
     return rejected.filter(found)

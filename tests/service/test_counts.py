@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,15 @@ def test_tables_that_are_behind_are_said_to_be(counted: Settings, journal: redis
 
 
 def test_before_the_first_hit_there_is_nothing_to_differ(settings: Settings) -> None:
+    assert counts(settings).stdout == "nothing is counted yet\n"
     assert counts(settings, "--recount").exit_code == 0
     assert json.loads(counts(settings, "--recount", "--json").stdout)["counts"] == []
+
+
+def test_a_pipe_gets_every_counter_whole(counted: Settings) -> None:
+    shown = counts(counted).stdout
+    assert "…" not in shown
+    assert re.search(r"\d{4}-\d\d-\d\dT\d\d +acme ", shown)
 
 
 def test_every_field_has_its_six_parts(counted: Settings, journal: redis.Redis) -> None:

@@ -173,6 +173,13 @@ def test_an_address_goes_with_its_hit(connection: redis.Redis, settings: Setting
     assert left(settings, connection) == []
 
 
+def test_a_log_without_any_rejected_hit_can_forget_somebody_too(connection: redis.Redis, settings: Settings) -> None:
+    arrive(connection, settings, *OTHERS)
+    archive(connection, settings)
+    assert erased(settings, "--uid", "bob")["rows"]["hits"] == 4
+    assert erase(settings, "--client", "acme", "--uid", "nobody", "--yes").exit_code == 1
+
+
 def test_the_erased_person_is_a_stranger_afterwards(connection: redis.Redis, settings: Settings) -> None:
     # given an erased person
     arrive(connection, settings, *ZOE)
