@@ -7,6 +7,7 @@ these, and all hits that are tied to them by identifiers, over however many othe
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import polars as pl
 
@@ -40,23 +41,32 @@ def tied(events: pl.DataFrame, rows: pl.Series) -> pl.Series:
     """By row whether a hit is one of `rows`, or tied to one by identifiers; tests tie nothing."""
     found = pl.repeat(False, events.height, eager=True)
     found = found.scatter(rows, True) if rows.len() else found
-    heard = {kind: events[kind] if not events["test"].any() else _without_tests(events, kind) for kind in KINDS}
     fresh = found.arg_true()
-    seen: dict[str, pl.Series] = {}
-    while fresh.len():
-        reached = found
-        for kind, values in heard.items():
-            new = values.gather(fresh).drop_nulls().unique()
-            if kind in seen:
-                new = new.filter(~new.is_in(seen[kind].implode()))
-                seen[kind] = seen[kind].append(new)
-            else:
-                seen[kind] = new
-            if new.len():
-                reached = reached | values.is_in(new.implode()).fill_null(False)
-        fresh = (reached & ~found).arg_true()
-        found = reached
+    kinds = [_Kind(events[kind] if not events["test"].any() else _without_tests(events, kind)) for kind in KINDS]
+    with ThreadPoolExecutor(len(kinds)) as pool:
+        while fresh.len():
+            reached = found
+            for more in pool.map(_Kind.reached_from, kinds, [fresh] * len(kinds)):
+                reached = reached | more if more is not None else reached
+            fresh = (reached & ~found).arg_true()
+            found = reached
     return found
+
+
+class _Kind:
+    """The identifiers of a kind, by row, and those that were met."""
+
+    def __init__(self, values: pl.Series) -> None:
+        self._values = values
+        self._seen = values.clear()
+
+    def reached_from(self, fresh: pl.Series) -> pl.Series | None:
+        """By row whether a hit has an identifier that these hits are the first to bring; None if there is none."""
+        new = self._values.gather(fresh).drop_nulls().unique()
+        if self._seen.len():
+            new = new.filter(~new.is_in(self._seen.implode()))
+        self._seen = pl.concat([self._seen, new])
+        return self._values.is_in(new.implode()).fill_null(False) if new.len() else None
 
 
 def _without_tests(events: pl.DataFrame, kind: str) -> pl.Series:
