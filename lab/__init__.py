@@ -8,6 +8,7 @@ fit       what is typical of a log                 simulate  a day that has not 
 studio    a trigger built with widgets, seen on the log as one types
 explorer  a funnel with widgets                    inspector   a visitor, and where each value came from
 live      a service inside a notebook              magics    %%rulebook, %%trigger, %replay, %lab
+memory    how the libraries hold memory            compile   the kernel of the set engine as machine code
 
     import lab
 
@@ -21,6 +22,7 @@ live      a service inside a notebook              magics    %%rulebook, %%trigg
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import lab.memory  # noqa: F401 - before anything loads Polars
 from lab.live import live
 from lab.log import LabError, Log, open
 

@@ -12,10 +12,6 @@ import pyarrow.parquet as pq
 
 from service.archive.schemas import SCHEMAS
 
-# Pages are read into buffers that are wanted again at once. Arrow's own allocators return them to the system each time, and
-# what the system clears again costs as much as the reading.
-pa.set_memory_pool(pa.system_memory_pool())
-
 KEEP_BYTES = 1 << 30  # of what hits said, in memory; the rest is read again when it is asked for
 BATCH_ROWS = 1 << 16
 KEYS = "params.key_value.key"
