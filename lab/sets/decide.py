@@ -117,7 +117,7 @@ class _Road:
         self, places: pl.Series, sampled: set[int], earlier: dict[int, int]
     ) -> tuple[list[Decided], list[tuple[int, Entry]]]:
         """The hard ones, decided; and the requests of the sample."""
-        entries = self.source.entries(places)
+        entries = self.ground.entries(places)
         hard = [one for one in entries if one[0] not in sampled]
         return reference(hard, earlier, lift_caps(self.rulebook)), [one for one in entries if one[0] in sampled]
 

@@ -20,6 +20,7 @@ from lab.sets.narrow import key_of, keys, rarest, tied
 from lab.sets.people import People
 from lab.sets.reading import shape_of
 from lab.sets.said import Said
+from service.engine import Entry
 from service.engine.rulebook import Rulebook, Trigger
 
 
@@ -47,6 +48,7 @@ class Ground:
         self.everything = everything
         clients = list(source.rulebook.clients.values())
         self.remember = pl.Series([client.remember_us for client in clients], dtype=pl.Int64)
+        self._entries: dict[int, Entry] = {}
         self._cids = {name: cid for cid, name in enumerate(source.rulebook.clients)}
         events = read_events(source, ordered=everything)
         unsure = find_unsure(events)
@@ -76,6 +78,13 @@ class Ground:
     def said(self) -> Said:
         """What reads the hits' parameters."""
         return Said(self.source, self.names, self.events)
+
+    def entries(self, places: pl.Series) -> list[tuple[int, Entry]]:
+        """(ord, entry) of these places, in log order; each is read once, whichever rulebook asks for it."""
+        wanted = places.unique().sort()
+        missing = wanted.filter(~wanted.is_in(pl.Series(list(self._entries), dtype=pl.Int64).implode()))
+        self._entries |= self.source.entries(missing) if missing.len() else {}
+        return [(place, self._entries[place]) for place in wanted]
 
     def _narrow(self, events: pl.DataFrame, key: pl.Series) -> pl.DataFrame:
         """Only hits that could concern a trigger, and tests; in log order. key: see `lab.sets.narrow`."""
