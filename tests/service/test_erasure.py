@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 import redis
 from click.testing import CliRunner, Result
+from deltalake.exceptions import CommitFailedError
 
 import lab
 from lab.digest import first_difference, stored_outcomes
@@ -271,7 +272,8 @@ def test_it_is_safe_beside_tracking_and_archive_at_work(connection: redis.Redis,
                 mine.delete(place.lease)  # as the reconciler finds it, without its wait
                 with suppress(FencedError):  # an erasure raises the fence; what is left is decided in the next round
                     track_all(mine, settings)
-                archiver.round()
+                with suppress(CommitFailedError):  # an erasure's commits may win each time; the actor too goes on later
+                    archiver.round()
 
     coming = threading.Thread(target=keep_coming)
     coming.start()
