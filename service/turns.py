@@ -97,13 +97,15 @@ def work(
     answer = futures._future_watcher_wrapper(
         asgi._callback_wrapper(application, scope_options, lifespan.state, log_format)
     )
-    told = signals.set_loop_signals(loop)
-    end = asyncio.Event()
-    told.add_cb(lambda: loop.call_soon_threadsafe(end.set))
     loop.run_until_complete(lifespan.startup())
     if lifespan.interrupt:
         log.error("the application did not start", exc_info=lifespan.exc)
         sys.exit(1)
+    # Only now: until here a signal ends the process at once, which has promised nothing. One that came while the
+    # application starts was told to nobody, since nobody listens before the worker serves.
+    told = signals.set_loop_signals(loop)
+    end = asyncio.Event()
+    told.add_cb(lambda: loop.call_soon_threadsafe(end.set))
     worker = compiled.ASGIWorker(
         number, place, ipc, threads, runtime_blocking_threads, blocking_threads, idle_timeout, backpressure, http_mode,
         http1, http2, websockets, static, *tls, metrics,

@@ -68,8 +68,9 @@ def _end_surely(server: AbstractServer[Any], within_s: float) -> None:
     """Let SIGTERM and SIGINT end the server within so long, whatever it and its workers are doing.
 
     Its own handlers are not always heard (`when_told_to_end`), and what it was told it forgets if that is the moment in
-    which it replaces a worker: so it is told again and again. Its workers would inherit the handlers and be deaf until
-    they have a loop of their own. To kill any of them loses nothing: what was acknowledged is on disk.
+    which it replaces a worker: so it is told again and again, and so are its workers, each of which is deaf for a moment
+    while it is made. They would inherit the handlers and be deaf until they have a loop of their own. To kill any of them
+    loses nothing: what was acknowledged is on disk.
     """
     parent = os.getpid()
 
@@ -78,6 +79,8 @@ def _end_surely(server: AbstractServer[Any], within_s: float) -> None:
         while time.monotonic() < until_s:
             server.signal_handler_interrupt()  # type: ignore[no-untyped-call]
             time.sleep(AGAIN_S)
+            for worker in tuple(server.wrks):
+                worker.terminate()
         for worker in multiprocessing.active_children():
             worker.kill()
         os._exit(1)

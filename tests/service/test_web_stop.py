@@ -71,13 +71,14 @@ def test_a_worker_that_is_only_starting_holds_up_nothing(tmp_path: Path) -> None
     dead_broker = f"redis://127.0.0.1:{free_port()}/0"
     with web_process(tmp_path, dead_broker, free_port(), RULES, web_stop_s=25, web_workers=2) as web:
         web.end()
-        # when it is told to end as soon as it has a worker
-        web.spawn()
-        until(web.workers, "a worker")
-        began = time.monotonic()
-        web.end()
-        # then nobody waits for workers that have not begun
-        assert time.monotonic() - began < 10
+        for _ in range(5):  # how far the worker has come is chance
+            # when it is told to end as soon as it has a worker
+            web.spawn()
+            until(web.workers, "a worker")
+            began = time.monotonic()
+            web.end()
+            # then nobody waits for workers that have not begun
+            assert time.monotonic() - began < 10
 
 
 def test_a_worker_that_stands_still_is_not_waited_for(web: Web) -> None:
