@@ -1,7 +1,7 @@
 """How many hits a second are stored and answered: `python -m tests.benchmarks intake [--json] [--seconds S]`.
 
-One web process with as many workers as the service has by itself (`--workers`), an embedded journal with fsync on every
-commit, and a sender in a process of its own: 64 connections, each with the next request once the last is answered. Five
+One web process with a worker for each core (`--workers`), an embedded journal with fsync on every commit, and a sender in
+a process of its own: 64 connections, each with the next request once the last is answered. Five
 rounds; each measures, one after the other, the service (`acked_per_s`, `p50_ms`, `p99_ms`), the same server and handler
 with a journal that stores nothing (`noop_per_s`), and empty_gif of nginx with an access log (`nginx_per_s`, null where
 no nginx is on the PATH). Figures are medians, `ratio_to_noop` and `ratio_to_nginx` medians of the ratios of a round.
@@ -11,6 +11,7 @@ web and journal, on a shared machine the steadier figures; `sender_share`: of on
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import tempfile
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from service.servers import free_port
-from service.settings import Settings
 from tests.benchmarks.live.nginx import nginx
 from tests.benchmarks.live.printing import parser, show
 from tests.benchmarks.live.stack import NOOP, RULES, WEB, WORKER, Stack, run_json, stack
@@ -102,7 +102,9 @@ def main() -> None:
     """Print the figures."""
     arguments = parser(__doc__)
     arguments.add_argument("--seconds", type=float, default=SECONDS, help="length of each of the sixteen runs")
-    arguments.add_argument("--workers", type=int, default=Settings().web_workers, help="of the web process")
+    arguments.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="of the web process; by itself one per core"
+    )
     chosen = arguments.parse_args()
     show({"web_workers": chosen.workers, **measure(chosen.seconds, chosen.workers)}, chosen.json)
 
