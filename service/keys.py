@@ -26,7 +26,7 @@ class Partition:
     __slots__ = (
         "attempts", "bases", "caps", "counts", "dead", "decisions", "due", "ended", "fence", "handed", "head", "inflight",
         "journal", "kept", "late", "lease", "new", "number", "owners", "poison", "postbacks", "promises", "settled",
-        "tracked", "tries", "txids", "visitors", "waiting", "wake", "writers",
+        "tracked", "tries", "txids", "verdicts", "visitors", "waiting", "wake", "writers",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str = "") -> None:
@@ -44,6 +44,7 @@ class Partition:
         self.txids = base + "txids"  # hash: transaction key -> time_us
         self.caps = base + "caps"  # hash: cap key -> count
         self.counts = base + "counts"  # hash: hour, client, affiliate, trigger, event, measure -> integer
+        self.verdicts = base + "verdicts"  # hash: verdict, reason, live or test -> how many were ever decided so
         self.decisions = base + "decisions"  # stream: epoch-seq -> outcome
         self.postbacks = base + "postbacks"  # stream: 1-n -> postback
         self.attempts = base + "attempts"  # stream: 1-n -> attempt

@@ -1,11 +1,11 @@
 -- Writes what one batch of decisions leaves behind, all of it or nothing: every check stands before the first write.
 -- KEYS: fence, lease, tracked, head, owners, visitors, txids, caps, counts, decisions, postbacks, promises, due, settled, tries, dead, ended,
---   new
--- ARGV: fence, lease_ms, seq before, epoch after, seq after, rulebook id, time_us, then twelve lists, each with its length first:
+--   new, verdicts
+-- ARGV: fence, lease_ms, seq before, epoch after, seq after, rulebook id, time_us, then thirteen lists, each with its length first:
 --   owners (key, visitor), visitors (id, visitor), dropped visitors (id), txids (key, time), caps (key, count),
 --   counts (field, increment), decisions (stream id, outcome), postbacks (id, due_us or 0, postback),
 --   for browsers (waiting list, postback id, seconds), waiting lists of the absorbed (from, to),
---   dropped identifiers (key), caps whose period is over (key)
+--   dropped identifiers (key), caps whose period is over (key), verdicts (field, increment)
 -- Returns the number of postbacks so far; an error tells what did not fit.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED another actor holds the partition') end
 local tracked = redis.call('HGET', KEYS[3], 'seq') or '0'
@@ -75,6 +75,7 @@ each(2, function(i)
 end)
 each(1, function(i) redis.call('HDEL', KEYS[5], ARGV[i]) end)
 each(1, function(i) redis.call('HDEL', KEYS[8], ARGV[i]) end)
+each(2, function(i) redis.pcall('HINCRBY', KEYS[19], ARGV[i], ARGV[i + 1]) end) -- as above
 redis.call('HSET', KEYS[3], 'epoch', ARGV[4], 'seq', ARGV[5], 'rulebook', ARGV[6], 'time', ARGV[7])
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 return n

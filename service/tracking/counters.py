@@ -8,6 +8,7 @@ Tests are not counted here. The counters can be recomputed from the decisions at
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from service.engine.model import Outcome, Verdict
@@ -26,6 +27,11 @@ def increments(outcomes: Iterable[Outcome]) -> dict[str, int]:
         for field, amount in _of(outcome):
             added[field] = added.get(field, 0) + amount
     return added
+
+
+def verdicts(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """How many were decided how, tests too: `VERDICT REASON live` or `... test`, the reason empty where there is none."""
+    return Counter(f"{one.verdict} {one.reason} {'test' if one.test else 'live'}" for one in outcomes)
 
 
 def _of(outcome: Outcome) -> Iterable[tuple[str, int]]:

@@ -13,7 +13,7 @@ from service.engine.rulebook import BROWSER_METHODS
 from service.engine.visitors import State, Visitor, wanted_keys
 from service.keys import Partition
 from service.scripts import Script
-from service.tracking.counters import increments
+from service.tracking.counters import increments, verdicts
 
 _encode = msgspec.msgpack.Encoder().encode
 Two = tuple[str, str]
@@ -110,7 +110,7 @@ def commit_keys(place: Partition) -> list[str]:
     return [
         place.fence, place.lease, place.tracked, place.head, place.owners, place.visitors, place.txids, place.caps,
         place.counts, place.decisions, place.postbacks, place.promises, place.due, place.settled, place.tries, place.dead,
-        place.ended, place.new,
+        place.ended, place.new, place.verdicts,
     ]  # fmt: skip
 
 
@@ -138,6 +138,7 @@ def commit_args(
         (2, [part for one in moved for part in one]),
         (1, sorted(state.dropped_owners)),
         (1, sorted(state.dropped_caps)),
+        (2, [part for pair in verdicts(outcome for _, outcome in decided).items() for part in pair]),
     )
     args: list[Any] = []
     for width, values in lists:

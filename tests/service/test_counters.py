@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine import Firing, Outcome
-from service.tracking.counters import FIELDS, MAX_PAYOUT, SEPARATOR, increments
+from service.tracking.counters import FIELDS, MAX_PAYOUT, SEPARATOR, increments, verdicts
 
 NOON_US = 1_772_452_800_000_000  # 2026-03-02T12:00:00Z
 HOUR = "2026-03-02T12"
@@ -47,6 +47,15 @@ def test_rejections_are_counted_by_reason_and_not_by_what_a_stranger_wrote() -> 
 def test_tests_are_not_counted() -> None:
     # given a test, when it is counted, then it is not
     assert increments([outcome(test=True, fired=(Firing("deposit", "1.00", "EUR"),))]) == {}
+
+
+def test_verdicts_are_counted_with_their_reason_and_tests_apart() -> None:
+    # given outcomes of several kinds, when their verdicts are counted
+    outcomes = [outcome(), outcome(), outcome(test=True), outcome("rejected", reason="bot"), outcome("engine_error")]
+    # then each says what it is
+    assert verdicts(outcomes) == {
+        "accepted  live": 2, "accepted  test": 1, "rejected bot live": 1, "engine_error  live": 1,
+    }  # fmt: skip
 
 
 def test_duplicates_and_errors_are_counted_as_such() -> None:
