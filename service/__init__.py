@@ -12,6 +12,7 @@ native.py  compile.py  the engine as machine code: found where it is current, ma
      turns.py              requests that came in together are taken in one turn of the event loop
      intake/routes.py      capture, parse, refuse, store, answer
      intake/journal.py     group commit into the journal;  spool.py while Redis is away
+     admin/scrape.py       /metrics, beside the intake: how everything is
 2. wakeups.py          messages that say "there is work"; worker.py runs the actors and looks for forgotten work
 3. tracking/           one actor at a time per partition: read a batch, decide it, commit it in one script
      engine/               the decision itself, pure

@@ -13,6 +13,7 @@ from litestar import Litestar, Response, get
 from litestar.datastructures import State
 
 from service.admin.routes import status_routes
+from service.admin.scrape import Scraper, metrics
 from service.engine import EMPTY, Rulebook
 from service.intake.browser import confirm, tag
 from service.intake.browser_pages import Pages
@@ -23,6 +24,7 @@ from service.intake.proxies import Proxies
 from service.intake.routes import Intake, intake_routes
 from service.intake.signature import Keys
 from service.intake.spool import SpoolFullError
+from service.intake.tally import Tally
 from service.processes import collect_garbage_rarely
 from service.settings import Settings, from_environment
 from service.wakeups import Wakeups
@@ -51,19 +53,23 @@ def build(settings: Settings, journal_type: type[RedisJournal] = RedisJournal) -
         follower = Follower(journal.connection, settings.spool_path / "rulebook.toml")
         app.state.journal, app.state.follower = journal, follower
         pages = app.state.pages = Pages(settings, journal.connection)
+        scraper = app.state.scraper = Scraper(settings, journal.connection, tally)
         intake.connect(journal, follower.current, pages)
         await follower.start()
         await journal.start()
-        beside = [asyncio.create_task(follower.follow()), asyncio.create_task(pages.listen())]
+        beside = [asyncio.create_task(work) for work in (follower.follow(), pages.listen(), tally.save())]
         yield
         for task in beside:
             task.cancel()
         await journal.stop()
+        await tally.total()
+        await scraper.close()
         sender.shutdown(wait=False, cancel_futures=True)  # a wake-up that is not sent costs only time
 
-    intake = Intake(settings.partitions, Proxies(settings.trusted_networks), Keys(os.environ))
+    tally = Tally(settings.spool_path / "answered")
+    intake = Intake(settings.partitions, Proxies(settings.trusted_networks), Keys(os.environ), tally.count)
     rest = Litestar(
-        route_handlers=[*intake_routes(intake), tag, confirm, *status_routes(settings), healthz, readyz],
+        route_handlers=[*intake_routes(intake), tag, confirm, *status_routes(settings), healthz, readyz, metrics],
         lifespan=[lifespan],
         openapi_config=None,
         logging_config=None,

@@ -33,12 +33,14 @@ LINES_AT_ONCE = 32  # of a batch, before others have their turn
 
 
 class Intake:
-    """The handler. partitions: of the journal. It is connected when the application starts."""
+    """The handler. partitions: of the journal. count: hears of each answer whether its hit is stored. It is connected when
+    the application starts."""
 
-    def __init__(self, partitions: int, proxies: Proxies, keys: Keys) -> None:
+    def __init__(self, partitions: int, proxies: Proxies, keys: Keys, count: Callable[[bool], object] = bool) -> None:
         self._partitions = partitions
         self._proxies = proxies
         self._keys = keys
+        self._count = count
         self._journal: Journal
         self._rulebook: Callable[[], Rulebook | None]
         self._pages: Pages | None = None
@@ -73,6 +75,7 @@ class Intake:
         as_json = _wants_json(headers)
 
         def tell(stored: bool) -> None:
+            self._count(stored)
             try:
                 start, body = _messages(answer(found.hit, found.parsed, as_json, known, stored, found.leads))
                 asked.proto.send(start)
@@ -135,13 +138,15 @@ class Intake:
     async def _keep(self, found: Found, known: Rulebook | None) -> tuple[Found, bool]:
         """Store the hit, and whether it is stored. Without a rulebook every client looks unknown, and a refusal binds: then
         nothing is stored, and the sender has to come again."""
+        stored = False
         try:
-            if known is None:
-                return found, False
-            await self._journal.append(self._partition(found), found.hit)
+            if known is not None:
+                await self._journal.append(self._partition(found), found.hit)
+                stored = True
         except NotStoredError:
-            return found, False
-        return found, True
+            pass
+        self._count(stored)
+        return found, stored
 
 
 def _wants_json(headers: Headers) -> bool:
