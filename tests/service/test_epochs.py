@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import redis
 import lab
 from service import epochs, keys
 from service.archive import tables
-from service.archive.schemas import Attempt
+from service.archive.schemas import Attempt, outcome_of
 from service.archive.writer import Archiver
 from service.counts_command import read_counts, recounted
 from service.engine import Hit
@@ -25,6 +26,7 @@ from service.intake.journal import RedisJournal
 from service.rulebooks import current_id, publish
 from service.servers import UncheckedError, check_journal
 from service.settings import Settings
+from service.tracking.counters import verdicts
 from tests.service.hits import a_hit, drained
 from tests.service.ownserver import OwnServer, own_server
 from tests.service.partitions import LATER_RULES, RULES, store, tracker
@@ -106,6 +108,11 @@ class Stand:
         assert numbers == list(range(1, len(numbers) + 1))
         with self.connect() as connection:
             assert read_counts(connection, PARTITIONS) == recounted(self.settings)
+            total: Counter[str] = Counter()
+            for place in keys.partitions(PARTITIONS):
+                kept: Any = connection.hgetall(place.verdicts)
+                total.update({name.decode(): int(n) for name, n in kept.items()})
+        assert total == verdicts(outcome_of(row) for row in self.rows("decisions"))
 
 
 @pytest.fixture

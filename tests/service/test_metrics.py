@@ -134,6 +134,14 @@ def test_hits_are_seen_at_every_station_of_their_road(web: Web) -> None:
     assert page("archive_behind_seconds") == 0 and page("entries_logged_total") == before("entries_logged_total") + 7
 
 
+def test_each_line_of_a_batch_has_an_answer(web: Web) -> None:
+    # given a batch of two lines, one of them refused
+    before = anew(web)
+    web.client.post("/e/batch?client=acme", content=b'{"event": "click"}\n{"event": 5, "amount": []}\n')
+    # then both are acknowledged
+    shows(web, lambda page: page("hits_acknowledged_total") == before("hits_acknowledged_total") + 2, "two more")
+
+
 def test_every_reason_stands_there_before_it_happens(web: Web) -> None:
     # then a rise from nothing can be told
     page = scraped(web)
@@ -232,9 +240,11 @@ def test_whichever_worker_answers_says_the_same(crowd: Web) -> None:
     page = shows(crowd, lambda page: page("hits_not_stored_total") == 20, "all that was lost")
     assert page("journal_up") == 0 and page("spool_free_bytes") < page("spool_floor_bytes")
     assert page("broker_up") == 0
-    # then nothing of it is forgotten by a restart
-    crowd.server.start()
+    # then nothing of it is forgotten by a restart, and what is refused while no rulebook is known counts too
     crowd.end()
-    crowd.start()
-    page = scraped(crowd)
-    assert (page("hits_not_stored_total"), page("hits_acknowledged_total")) == (20, 40)
+    (crowd.settings.spool_path / "rulebook.toml").unlink()
+    crowd.spawn()
+    until(lambda: crowd.ready("/healthz"), "the web process")
+    assert get(crowd, "/e?client=acme&event=click").status == 503
+    page = shows(crowd, lambda page: page("hits_not_stored_total") == 21, "what was lost before and after")
+    assert page("hits_acknowledged_total") == 40
