@@ -28,7 +28,14 @@ def compile_kernel() -> None:
     compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
     if shutil.which(compiler) is None:
         raise NotCompiled(f"there is no C compiler {compiler}; on Debian and Ubuntu install gcc")
-    FOLDER.mkdir(exist_ok=True)
+    try:
+        FOLDER.mkdir(exist_ok=True)
+        _compile(compiler)
+    except OSError as error:
+        raise NotCompiled(f"{error.filename or FOLDER} cannot be written: {error.strerror}") from None
+
+
+def _compile(compiler: str) -> None:
     with tempfile.TemporaryDirectory(dir=FOLDER) as work:
         made = Path(work) / "made.so"
         command = [compiler, "-O2", "-shared", "-fPIC", "-o", str(made), str(SOURCE)]

@@ -24,6 +24,7 @@ from lab.sets.hard import decide as reference
 from lab.sets.letters import FIRINGS, LETTERS, Letters
 from lab.sets.past import Past
 from lab.sets.people import split
+from lab.sets.said import BUCKET_HITS
 from lab.sets.scan import GROUP, PLACE
 from lab.sets.session import Session
 from lab.sets.stages import REACHED, ask, over_cap
@@ -31,7 +32,6 @@ from lab.sets.tell import tell
 from lab.sets.unite import firings_of, letters_of, reached_whole, stop_capped, without_capped
 from service.engine import Entry, Event, Rulebook, State, parse, process
 
-BUCKET_HITS = 6_000_000  # of visitors that matter, in memory at the same time
 WORTHWHILE = 50_000  # hits for which a bucket of their own saves time
 
 
@@ -80,7 +80,8 @@ class _Road:
         # sets work outside the interpreter, the engine in it
         with ThreadPoolExecutor(1 + self.session.threads) as pool:
             by_engine = pool.submit(self._by_engine, pl.concat([apart, check.places]), sampled, earlier)
-            self.said.fetch(views["row"])
+            if views.height <= BUCKET_HITS:
+                self.said.fetch(views["row"])
             pieces = list(pool.map(self._by_sets, _buckets(views, self.session.threads)))
             whole, sample = by_engine.result()
         asked = pl.concat([piece.asked for piece in pieces])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import polars as pl
 import pyarrow as pa
 
+from lab.log import LabError
 from lab.sets.kernel import Kernel
 from lab.sets.pages import KEEP_BYTES, Page, Pages
 from lab.sets.plain import Layout, read_page
@@ -44,6 +45,7 @@ EVENTS: dict[str, Any] = {
     "click": pl.UInt64, "x": pl.UInt64, "test": pl.Boolean, "link": pl.Int32, "reason": pl.Categorical,
     "slot": pl.Int32, "read": pl.Boolean, "at": pl.UInt32,
 }  # fmt: skip
+MAX_EVENTS = 32_767  # that a rulebook names: as far as 16 bits count
 _LINK = {"cid": pl.Int32, "affiliate": pl.String, "reason": pl.String}
 
 
@@ -104,6 +106,9 @@ class Source:
         self.rulebook = rulebook
         self.reading = Reading(rulebook)
         named = sorted({name for book in (rulebook, *also) for name in _event_names(book)})
+        if len(named) > MAX_EVENTS:
+            raise LabError(f"{len(named):,} event names are too many for the set engine, which numbers {MAX_EVENTS:,}; "
+                           "replay with engine='reference'")  # fmt: skip
         self.names = {name: number for number, name in enumerate(named)}
         self.cids = {name: cid for cid, name in enumerate(rulebook.clients)}
         self.links = Links(rulebook)

@@ -28,10 +28,13 @@ def library() -> Path:
 
 @cache
 def kernel() -> Kernel | None:
-    """The kernel, None if it was not compiled or Python was started with `-X interpreted`."""
+    """The kernel, None if it was not compiled, cannot be loaded, or Python was started with `-X interpreted`."""
     if "interpreted" in sys._xoptions or not library().exists():
         return None
-    return Kernel(ctypes.CDLL(str(library())))
+    try:
+        return Kernel(ctypes.CDLL(str(library())))
+    except OSError:  # half a file, or a folder from which nothing may be run
+        return None
 
 
 class _Texts(ctypes.Structure):

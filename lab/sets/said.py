@@ -16,6 +16,7 @@ import msgspec
 import polars as pl
 import pyarrow as pa
 
+from lab.log import LabError
 from lab.sets.events import Source
 from lab.sets.names import MADE, Names, pattern_of
 from lab.sets.pages import Page
@@ -23,6 +24,8 @@ from lab.sets.reading import FIELDS, Places, Spoken
 from service.engine import Event
 from service.engine.model import RESERVED
 
+BUCKET_HITS = 6_000_000  # of visitors that matter, in memory at the same time
+STORE_BYTES = 1 << 30
 _STORED = ("hit_id", "epoch")
 _STORE = pa.RecordBatch.from_pylist(
     [], pa.schema([("hit_id", pa.string()), ("epoch", pa.int32()), ("values", pa.list_(pa.string()))])
@@ -30,17 +33,18 @@ _STORE = pa.RecordBatch.from_pylist(
 
 
 class Said:
-    """Reads `said`. What the hits that were asked for said stays at hand, all of it."""
+    """Reads `said`. What the hits that were asked for said stays at hand, for keep_rows hits at least of one question, and
+    for more where they take less than STORE_BYTES together."""
 
-    def __init__(self, source: Source, names: Names, events: pl.DataFrame) -> None:
+    def __init__(self, source: Source, names: Names, events: pl.DataFrame, keep_rows: int = BUCKET_HITS) -> None:
         self._source = source
         self._names = names
         self._events = events
         self._places = source.reading.places()
         self._custom = {names.columns[name]: where for name, where in source.reading.custom(names.custom).items()}
-        self._store = _STORE
-        self._at = pl.repeat(None, events.height, dtype=pl.UInt32, eager=True)  # by row its place in the store
+        self._keep_rows = keep_rows
         self._lock = Lock()
+        self._forget()
 
     @property
     def all(self) -> list[str]:
@@ -50,8 +54,9 @@ class Said:
     def of(self, rows: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
         """These columns for these rows of `events`."""
         rows = rows.unique()
-        self.fetch(rows)
-        kept = self._store.take(self._at.gather(rows).to_arrow())
+        with self._lock:  # until it is taken, nobody else may make room
+            self._need(rows)
+            kept = self._store.take(self._at.gather(rows).to_arrow())
         heard = pl.DataFrame(
             {"row": rows, **{name: self._events[name].gather(rows) for name in ("ord", "slot", "link")}}
         )
@@ -64,18 +69,39 @@ class Said:
     def fetch(self, rows: pl.Series) -> None:
         """Put what these hits said into the store, if it is not there."""
         with self._lock:
-            missing = rows.filter(self._at.gather(rows).is_null()).unique()
-            if missing.len():
-                self._fetch(missing)
+            self._need(rows.unique())
+
+    @property
+    def kept(self) -> int:
+        """Of how many hits it is in the store what they said."""
+        return int(self._store.num_rows)
+
+    def _forget(self) -> None:
+        self._store = _STORE
+        self._at = pl.repeat(None, self._events.height, dtype=pl.UInt32, eager=True)  # by row its place in the store
+
+    def _need(self, rows: pl.Series) -> None:
+        """Have these rows in the store. Where it would hold too much, it holds nothing else then."""
+        missing = rows.filter(self._at.gather(rows).is_null())
+        if missing.is_empty():
+            return
+        if self.kept + missing.len() > self._keep_rows or self._store.nbytes > STORE_BYTES:
+            self._forget()
+            missing = rows
+        self._fetch(missing)
 
     def _fetch(self, rows: pl.Series) -> None:
         wanted = pl.DataFrame({"row": rows, "at": self._events["at"].gather(rows)}).sort("at")
         with ThreadPoolExecutor(self._source.session.threads) as pool:
             found = pool.map(lambda sought: _of_page(self._source, *sought), self._source.pages.sought(wanted))
             store = pa.concat_tables([pa.Table.from_batches([self._store]), *found])
+        batches = store.combine_chunks().to_batches()
+        if len(batches) > 1:
+            raise LabError(f"what {store.num_rows:,} hits say is more than 2 GB, too much at once by sets; "
+                           "replay with engine='reference'")  # fmt: skip
         places = pl.int_range(self._store.num_rows, store.num_rows, dtype=pl.UInt32, eager=True)
         self._at = self._at.scatter(wanted["row"], places)
-        self._store = store.combine_chunks().to_batches()[0]
+        self._store = batches[0]
 
     def brings(self, column: str) -> pl.Series:
         """For every row of `events` whether it brings the custom name of a column, which its pattern tells."""
@@ -100,17 +126,18 @@ class Said:
 
 def _of_page(source: Source, page: Page, wanted: pl.DataFrame) -> pa.Table:
     """What some hits of a page said. wanted: at, sorted."""
-    base, found = page.base, []
-    stored = page.batches(_STORED)
-    for words in source.pages.words(page):
+    rows = wanted["at"] - page.base
+    stored = pa.Table.from_batches(page.batches(_STORED), _STORE.schema.remove(len(_STORED)))
+    base, first, said = 0, 0, []
+    for words in source.pages.words(page):  # its batches may end elsewhere than those of the stored columns
         end = base + len(words.starts) - 1
-        here = wanted.filter(pl.col("at").is_between(base, end, closed="left"))["at"] - base
-        columns, rows = next(stored), here.to_arrow()
-        if len(rows):
-            said = pa.ListArray.from_arrays(words.starts, words.values).take(rows)
-            found.append(columns.take(rows).append_column("values", said))
-        base = end
-    return pa.Table.from_batches(found, _STORE.schema)
+        last = int(rows.search_sorted(end))
+        if last > first:
+            lists = pa.ListArray.from_arrays(words.starts, words.values)
+            said.append(lists.take((rows.slice(first, last - first) - base).to_arrow()))
+        base, first = end, last
+    values = pa.chunked_array(said, _STORE.schema.field("values").type)
+    return stored.take(rows.to_arrow()).append_column("values", values)
 
 
 class _Quoted:

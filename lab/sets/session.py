@@ -75,11 +75,6 @@ def text(value: str) -> str:
     return quoted if "\0" not in quoted else "(" + quoted.replace("\0", "' || chr(0) || '") + ")"
 
 
-def texts(values: list[str] | tuple[str, ...]) -> str:
-    """Texts as the inside of a list; the literal that nothing equals if there are none."""
-    return ", ".join(map(text, values)) if values else "NULL"
-
-
 def number(value: Decimal | int) -> str:
     """A number of a condition as a literal: 18 digits before, 9 behind the point."""
     return f"CAST('{Decimal(value):f}' AS DECIMAL(27, 9))"
