@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from threading import Lock
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import polars as pl
 import pyarrow as pa
@@ -45,6 +45,7 @@ EVENTS: dict[str, Any] = {
     "click": pl.UInt64, "x": pl.UInt64, "test": pl.Boolean, "link": pl.Int32, "reason": pl.Categorical,
     "slot": pl.Int32, "read": pl.Boolean, "at": pl.UInt32,
 }  # fmt: skip
+FEW_ODD = 1 << 15  # of a page, so few that they are not worth a reading of their own
 MAX_EVENTS = 32_767  # that a rulebook names: as far as 16 bits count
 _LINK = {"cid": pl.Int32, "affiliate": pl.String, "reason": pl.String}
 
@@ -139,6 +140,11 @@ class Source:
                 self._layout = Layout(compiled, self, places)
             return self._layout
 
+    def count_others(self, others: Counter[str]) -> None:
+        """Add to `others`."""
+        with self._lock:
+            self.others.update(others)
+
     def decided_by(self, rulebook: Rulebook) -> Source:
         """The same hits for another rulebook that reads them alike."""
         other = copy(self)
@@ -198,11 +204,9 @@ def read_events(source: Source, ordered: bool = True) -> pl.DataFrame:
     source.others.clear()
     with ThreadPoolExecutor(source.session.threads) as pool:
         scans = list(pool.map(lambda page: _scanned(source, page), source.pages))
-    frames, marks = [pl.DataFrame(schema=EVENTS)], [pl.Series("ord", [], pl.Int64)]
-    for found, others, marked in scans:
-        source.others.update(others)
-        frames.append(found)
-        marks += marked
+    odd = [batch for found in scans for batch in found.odd]
+    frames = [pl.DataFrame(schema=EVENTS), *(found.events for found in scans), *_by_columns(source, odd)]
+    marks = [pl.Series("ord", [], pl.Int64), *(mark for found in scans for mark in found.marks)]
     del scans
     events = pl.concat(frames, rechunk=True)
     del frames
@@ -211,23 +215,39 @@ def read_events(source: Source, ordered: bool = True) -> pl.DataFrame:
     return events if not ordered and _rises(source.places) else _in_order(events)
 
 
-def _scanned(source: Source, page: Page) -> tuple[pl.DataFrame, Counter[str], list[pl.Series]]:
-    """The events of a page, how often each valid event came that has no number, and the places of other entries."""
+class _Scanned(NamedTuple):
+    """A page. odd: hits that are not read yet. marks: the places of other entries."""
+
+    events: pl.DataFrame
+    odd: list[pa.RecordBatch]
+    marks: list[pl.Series]
+
+
+def _scanned(source: Source, page: Page) -> _Scanned:
+    """Where few hits of a page are odd, they are left to be read together with those of other pages."""
     parts = read_page(source, page)
     source.pages.keep(page, parts.words)
     frames = [pl.DataFrame(schema=EVENTS)]
     if parts.plain:
         plain = cast(pl.DataFrame, pl.from_arrow(pa.Table.from_batches(parts.plain)))
         frames.append(plain.with_columns(reason=pl.lit(None, pl.Categorical), read=pl.lit(True)).select(list(EVENTS)))
-    others = Counter[str]()
-    if parts.odd:
-        odd = pa.Table.from_batches(parts.odd).unify_dictionaries().combine_chunks().to_batches()[0]
-        for first in range(0, odd.num_rows, SLICE):
-            scan = Scan(source, page, odd.slice(first, SLICE))
-            frames.append(scan.events)
-            others.update(scan.others)
+    few = sum(batch.num_rows for batch in parts.odd) < FEW_ODD
+    if not few:
+        frames += _by_columns(source, parts.odd)
     marks = [pl.DataFrame(pl.from_arrow(one)) for one in parts.marks]
-    return pl.concat(frames), others, [one["partition"].cast(pl.Int64) * PLACE + one["seq"] for one in marks]
+    places = [one["partition"].cast(pl.Int64) * PLACE + one["seq"] for one in marks]
+    return _Scanned(pl.concat(frames), parts.odd if few else [], places)
+
+
+def _by_columns(source: Source, odd: list[pa.RecordBatch]) -> Iterator[pl.DataFrame]:
+    """The events among rows that the kernel has left. Counts, too, how often each valid event came that has no number."""
+    if not odd:
+        return
+    rows = pa.Table.from_batches(odd).unify_dictionaries().combine_chunks().to_batches()[0]
+    for first in range(0, rows.num_rows, SLICE):
+        scan = Scan(source, rows.slice(first, SLICE))
+        source.count_others(scan.others)
+        yield scan.events
 
 
 def _in_order(events: pl.DataFrame) -> pl.DataFrame:

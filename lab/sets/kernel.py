@@ -16,7 +16,7 @@ import pyarrow as pa
 
 SOURCE = Path(__file__).with_name("scan.c")
 FOLDER = Path(__file__).parent.parent / "_native"
-FIELDS = ("client", "event", "uid", "tag_id", "click_id", "txid", "test")
+FIELDS = ("client", "event", "uid", "tag_id", "click_id", "txid", "test", "amount", "currency")
 _POINTER = ctypes.c_void_p
 
 
@@ -52,8 +52,8 @@ class Job(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("rows", "base", "keys", "cuts")),
         *((name, ctypes.c_int32) for name in ("shapes", "clients", "longest", "decoder", "click")),
         ("first", ctypes.c_int32 * (len(FIELDS) + 1)),
-        *((name, _POINTER) for name in ("places", "priced", "shape_of")),
-        ("client_names", _Numbering), ("event_names", _Numbering),
+        *((name, _POINTER) for name in ("places", "shape_of")),
+        ("client_names", _Numbering), ("event_names", _Numbering), ("no_ids", _Numbering),
         *((name, _POINTER) for name in (
             "kind", "route", "path", "refusal", "hit", "way", "refused", "link", "link_client", "partition", "decoded",
             "seq", "time", "cut", "local", "pattern", "starts",

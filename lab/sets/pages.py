@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import polars as pl
 import pyarrow as pa
@@ -42,9 +42,17 @@ class Page:
         with pq.ParquetFile(self.path, memory_map=True, pre_buffer=False, read_dictionary=list(dictionaries)) as file:
             yield from file.iter_batches(BATCH_ROWS, row_groups=[self.group], columns=list(columns), use_threads=False)
 
-    def column(self, name: str) -> pa.ChunkedArray:
-        """A column of all rows."""
-        return pa.chunked_array([batch[name] for batch in self.batches([name])])
+    def take(self, columns: Sequence[str], at: pl.Series) -> pa.Table:
+        """These columns of some rows. at: their numbers among the rows of all pages, sorted."""
+        rows, parts, base, first = at - self.base, list[pa.RecordBatch](), 0, 0
+        schema = None
+        for batch in self.batches(columns):
+            schema, end = batch.schema, base + batch.num_rows
+            last = int(rows.search_sorted(end))
+            if last > first:
+                parts.append(batch.take((rows.slice(first, last - first) - base).to_arrow()))
+            base, first = end, last
+        return pa.Table.from_batches(parts, schema)
 
 
 class Pages:
@@ -76,6 +84,11 @@ class Pages:
     def words(self, page: Page) -> Iterator[Words]:
         """What a page said, batch by batch."""
         return iter(page.words or (words_of(batch["params"])[0] for batch in page.batches(["params"], [KEYS])))
+
+    def column(self, name: str, at: pl.Series) -> pl.Series:
+        """A column of some rows. at: their numbers, sorted."""
+        found = [page.take([name], hits["at"]) for page, hits in self.sought(at.to_frame("at"))]
+        return cast(pl.Series, pl.from_arrow(pa.concat_tables(found)[name]))
 
     def sought(self, hits: pl.DataFrame) -> list[tuple[Page, pl.DataFrame]]:
         """Each page with those of some hits that lie in it. hits: sorted by `at`."""

@@ -49,10 +49,10 @@ class Layout:
         self.keys = places.priced.len()
         self.first = [sum(map(len, levels[:number])) for number in range(len(levels) + 1)]
         self.places = pl.concat(flat).to_arrow()
-        self.priced = places.priced.cast(pl.UInt8).to_arrow()
         self.shape_of = reading.shape_of.cast(pl.Int32).to_arrow()
         self.clients = compiled.names(list(source.rulebook.clients))
         self.events = compiled.names(list(source.names))
+        self.no_ids = compiled.names(sorted({word for shape in reading.shapes for word in shape[1]}))
         self.numbers: dict[str, Any] = {
             "keys": self.keys, "shapes": len(reading.shapes), "clients": len(reading.clients), "longest": reading.longest,
             "decoder": DECODER_VERSION, "click": source.names["click"],
@@ -125,7 +125,7 @@ class _Batch:
         self, layout: Layout, base: int, results: Mapping[str, pa.Buffer], bits: Mapping[str, pa.Buffer], odd: pa.Buffer
     ) -> Job:
         arrays = self._arrays | {
-            "places": layout.places, "priced": layout.priced, "shape_of": layout.shape_of, "cut": layout.cut,
+            "places": layout.places, "shape_of": layout.shape_of, "cut": layout.cut,
         }  # fmt: skip
         job = Job(rows=self._rows, base=base, cuts=len(layout.cut), **layout.numbers)
         for name, array in arrays.items():
@@ -137,6 +137,7 @@ class _Batch:
         job.odd = odd.address
         job.first[:] = layout.first
         job.client_names, job.event_names = layout.clients.pointer, layout.events.pointer
+        job.no_ids = layout.no_ids.pointer
         job.values, job.ids = texts_at(self._words.values), texts_at(self._ids)
         return job
 

@@ -127,7 +127,6 @@ class Said:
 def _of_page(source: Source, page: Page, wanted: pl.DataFrame) -> pa.Table:
     """What some hits of a page said. wanted: at, sorted."""
     rows = wanted["at"] - page.base
-    stored = pa.Table.from_batches(page.batches(_STORED), _STORE.schema.remove(len(_STORED)))
     base, first, said = 0, 0, []
     for words in source.pages.words(page):  # its batches may end elsewhere than those of the stored columns
         end = base + len(words.starts) - 1
@@ -137,7 +136,7 @@ def _of_page(source: Source, page: Page, wanted: pl.DataFrame) -> pa.Table:
             said.append(lists.take((rows.slice(first, last - first) - base).to_arrow()))
         base, first = end, last
     values = pa.chunked_array(said, _STORE.schema.field("values").type)
-    return stored.take(rows.to_arrow()).append_column("values", values)
+    return page.take(_STORED, wanted["at"]).append_column("values", values)
 
 
 class _Quoted:

@@ -1,7 +1,7 @@
 /* The plain hits of a batch, read at the speed of memory. What is the least unusual is only named: `scan.py` reads it.
 
-   Plain is a hit over /e or a tracker link, decoded as today, of a known client and a known event, without amount and
-   currency, all of whose identifiers can be seen to be some at a glance. The meaning is that of `scan.py`, which the tests
+   Plain is a hit over /e or a tracker link, decoded as today, of a known client and a known event, whose amount and
+   currency, if any, are some, and all of whose identifiers can be seen to be some at a glance. The meaning is that of `scan.py`, which the tests
    compare hit by hit; nothing here decides what is rejected. */
 
 #include <stdint.h>
@@ -19,16 +19,15 @@ typedef struct {
     texts names;
 } numbering;
 
-enum { CLIENT, EVENT, UID, TAG, CLICK, TXID, TEST, FIELDS };
+enum { CLIENT, EVENT, UID, TAG, CLICK, TXID, TEST, AMOUNT, CURRENCY, FIELDS };
 
 typedef struct {
     int64_t rows, base, keys, cuts;
     int32_t shapes, clients, longest, decoder, click;
     int32_t first[FIELDS + 1];                      /* of the levels of each field in places */
     const int16_t *places;                          /* by level and key, -1 where nothing comes */
-    const uint8_t *priced;                          /* by key */
     const int32_t *shape_of;                        /* by client */
-    numbering client_names, event_names;
+    numbering client_names, event_names, no_ids;    /* no_ids: what is no identifier for some client */
     const int32_t *kind, *route, *path, *refusal;   /* codes by row */
     const uint8_t *hit, *way, *refused;             /* by code; way: 1 for /e, 2 for a tracker link, 0 for others */
     const int32_t *link, *link_client;              /* by code of a path, and by link; -1 for none */
@@ -131,9 +130,35 @@ static int32_t sent(const job *at, int field, int64_t key, int32_t start, const 
     return -1;
 }
 
+static int is_digit(uint8_t one) { return one >= '0' && one <= '9'; }
+
+static int is_letter(uint8_t one) { return (one >= 'A' && one <= 'Z') || (one >= 'a' && one <= 'z'); }
+
 static int is_clear(const job *at, const uint8_t *text, int32_t length) {
-    uint8_t first = length > at->longest ? text[0] : 0;
-    return (first >= '0' && first <= '9') || (first >= 'A' && first <= 'Z') || (first >= 'a' && first <= 'z');
+    uint8_t first = length > 0 ? text[0] : 0;
+    if (!is_digit(first) && !is_letter(first)) return 0;
+    return length > at->longest || number_of(&at->no_ids, text, length) < 0;
+}
+
+/* Up to `most` digits from a place; how many. */
+static int32_t digits(const uint8_t *text, int32_t length, int32_t from, int32_t most) {
+    int32_t count = 0;
+    while (count < most && from + count < length && is_digit(text[from + count])) count++;
+    return count;
+}
+
+/* -?[0-9]{1,18}(\.[0-9]{1,9})? */
+static int is_amount(const uint8_t *text, int32_t length) {
+    int32_t from = length > 0 && text[0] == '-', whole = digits(text, length, from, 18), rest;
+    if (!whole) return 0;
+    from += whole;
+    if (from == length) return 1;
+    rest = text[from] == '.' ? digits(text, length, from + 1, 9) : 0;
+    return rest && from + 1 + rest == length;
+}
+
+static int is_currency(const uint8_t *text, int32_t length) {
+    return length == 3 && is_letter(text[0]) && is_letter(text[1]) && is_letter(text[2]);
 }
 
 static void set(uint8_t *bits, int64_t row) { bits[row >> 3] |= (uint8_t)(1 << (row & 7)); }
@@ -154,9 +179,11 @@ static int read_hit(const job *at, int64_t row, int64_t to) {
     }
     if (cid < 0) return 0;
     int64_t key = (int64_t)pattern * at->shapes + at->shape_of[cid];
-    if (at->priced[key]) return 0;
+    int32_t length = sent(at, AMOUNT, key, start, &text);
+    if (length >= 0 && !is_amount(text, length)) return 0;
+    length = sent(at, CURRENCY, key, start, &text);
+    if (length >= 0 && !is_currency(text, length)) return 0;
     uint64_t event_hash, salt = ((uint64_t)at->partition[row] * GROUP + (uint64_t)cid) * MIX;
-    int32_t length;
     if (way == 2) {
         ev = at->click;
         event_hash = hash((const uint8_t *)"click", 5);

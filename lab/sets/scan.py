@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, cast
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from lab.sets.pages import Page, words_of
+from lab.sets.pages import words_of
 from lab.sets.plain import REPEATED, as_codes, known_links
 from lab.sets.reading import Spoken, reasons
 from service.engine.model import DECODER_VERSION
@@ -25,13 +24,12 @@ ODD = 0x9E3779B97F4A7C15  # the golden ratio in 64 bits: it spreads small number
 
 
 class Scan:
-    """Rows of a page that were read. events: the hits among them; others: how often each valid event came that has no
+    """Rows of pages that were read. events: the hits among them; others: how often each valid event came that has no
     number. rows: `plain.COLUMNS`, at (the number of the row) and pattern."""
 
-    def __init__(self, source: Source, page: Page, rows: pa.RecordBatch) -> None:
+    def __init__(self, source: Source, rows: pa.RecordBatch) -> None:
         self.others: Counter[str] = Counter()
         self._source = source
-        self._page = page
         coded = {name: as_codes(rows[name]) for name in REPEATED}
         self._texts = {name: coded[name].dictionary.to_pylist() for name in ("kind", "route", "refusal")}
         self._links = cast(pl.Series, pl.from_arrow(known_links(source, coded["route"], coded["path"])))
@@ -123,8 +121,8 @@ class Scan:
         rows = self._is(some, "route", "e.gif", "e.js").arg_true()
         if rows.is_empty():
             return nowhere
-        flags = cast(pl.Series, pl.from_arrow(self._page.column("flags")))
-        signed = flags.gather(some["at"].gather(rows) - self._page.base).list.contains("signed").fill_null(False)
+        flags = self._source.pages.column("flags", some["at"].gather(rows))
+        signed = flags.list.contains("signed").fill_null(False)
         return nowhere.scatter(rows, signed)
 
     def _readable(self, rows: pl.DataFrame) -> pl.Series:
@@ -133,9 +131,8 @@ class Scan:
         bare = (rows["count"] == 0).arg_true()
         if bare.is_empty():
             return decoded
-        at = rows["at"].gather(bare) - self._page.base
-        columns = (self._page.column(name) for name in ("query", "body"))
-        lengths = [cast(pl.Series, pl.from_arrow(pc.binary_length(column))).gather(at) for column in columns]
+        at = rows["at"].gather(bare)
+        lengths = [self._source.pages.column(name, at).bin.size() for name in ("query", "body")]
         empty = (lengths[0] + lengths[1]).fill_null(1) == 0
         return decoded & ~pl.repeat(False, rows.height, eager=True).scatter(bare, ~empty)
 
