@@ -13,14 +13,13 @@ import polars as pl
 
 from lab.sets.candidates import all_rows
 from lab.sets.duplicates import find_duplicates, find_unsure
-from lab.sets.events import ENTRY_COLUMNS, Source, read_events
+from lab.sets.events import Source, entries_of, read_events
 from lab.sets.names import Names
 from lab.sets.past import Past
 from lab.sets.people import People, split
 from lab.sets.reading import FIELDS
 from lab.sets.said import Said
 from lab.sets.session import Session
-from service.archive.schemas import entry_of
 from service.engine import Entry, Event, Rejection, Rulebook, parse
 from service.engine.rulebook import Trigger, index_triggers
 
@@ -165,7 +164,7 @@ class Ground:
 
     def entries(self, rows: pl.Series) -> list[tuple[int, Entry]]:
         """The requests of these rows of `events`, in log order."""
-        return self.source.entries(self.events["ord"].gather(rows)) if rows.len() else []
+        return self.source.entries(self.events[rows])
 
     def groups(self, labels: Iterable[int]) -> dict[int, list[Asked]]:
         """Every request of these groups of visitors, in log order, by label. Those in the sample are at hand."""
@@ -175,7 +174,7 @@ class Ground:
         label_of = dict(found.iter_rows())
         entries = self._drawn(found["ord"])
         if len(entries) < found.height:
-            entries = self.source.entries(found["ord"])
+            entries = self.source.entries(self.events[rows])
         groups: dict[int, list[Asked]] = {}
         for place, entry in entries:
             groups.setdefault(label_of[place], []).append(self._asked(place, label_of[place], entry))
@@ -187,16 +186,11 @@ class Ground:
         self.frame = self.frame.drop("drawn")
         rows = self._drawn_frame["row"].unique()
         self._drawn_said = self._placed(self.said[0].filter(pl.col("row").is_in(rows.implode())))
-        self.session.put("wanted_drawn", self.events["ord"].gather(rows).to_frame("ord"))
-        columns = ", ".join(ENTRY_COLUMNS)
-        self.session.make(
-            "drawn_hits", self.source.hits(f"ord, {columns}", "ord IN (SELECT ord FROM wanted_drawn)")
-        )  # fmt: skip
+        self._drawn_hits = self.source.requests(self.events[rows]) if rows.len() else None
 
     def _drawn(self, places: pl.Series) -> list[tuple[int, Entry]]:
-        self.session.put("wanted_here", places.to_frame("ord"))
-        query = "SELECT DISTINCT ON (ord) * FROM drawn_hits WHERE ord IN (SELECT ord FROM wanted_here) ORDER BY ord"
-        return [(row["ord"], entry_of(row)) for row in self.session.frame(query).iter_rows(named=True)]
+        found = self._drawn_hits
+        return [] if found is None else entries_of(found.filter(pl.col("ord").is_in(places.implode())))
 
     def at_hand(self, labels: pl.Series) -> pl.Series:
         """Whether the requests of these groups are in the sample, and so in memory."""

@@ -225,7 +225,7 @@ class _Road:
         rows = finder.hits["row"].filter(finder.own("ignored")).unique()
         rows_of = dict(zip(self._places(rows).to_list(), rows.to_list(), strict=True))
         found = {}
-        for place, entry in self.source.entries(self._places(rows)):
+        for place, entry in self.source.entries(self.events[rows]):
             assert entry.hit is not None
             event = parse(entry.hit, self.rulebook)
             if isinstance(event, Event):
@@ -275,5 +275,5 @@ def _absorbed(finder: Finder, absorbed: pl.DataFrame) -> dict[int, list[str]]:
 
 def _rejected(source: Source, events: pl.DataFrame) -> list[Decided]:
     """Rejections need no state: the engine itself says all about them."""
-    places = events.filter(pl.col("reason").is_not_null())["ord"]
-    return [(place, e.epoch, process(e, State(), source.rulebook)) for place, e in source.entries(places)]
+    hits = events.filter(pl.col("reason").is_not_null())
+    return [(place, e.epoch, process(e, State(), source.rulebook)) for place, e in source.entries(hits)]

@@ -21,7 +21,7 @@ from lab.sets.pages import KEEP_BYTES, Page, Pages
 from lab.sets.plain import Layout, read_page
 from lab.sets.reading import Reading
 from lab.sets.scan import PLACE, SLICE, Scan, identity, sale, salt_of
-from lab.sets.session import Session, text
+from lab.sets.session import Session
 from service.archive.schemas import entry_of
 from service.engine import Entry, Event, Hit, Rejection, parse
 from service.engine.rulebook import BROWSER_EVENTS, Affiliate, Rulebook, Webhook
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 
 # what no decision reads is not fetched
 ENTRY_COLUMNS = (
-    "partition", "epoch", "seq", "time", "kind", "hit_id", "time AS received_at", "route", "method", "path", "query",
-    "body", "content_type", "'' AS address", "'' AS user_agent", "'' AS referrer", "refusal", "flags", "'' AS rulebook_id",
+    "partition", "epoch", "seq", "time", "hit_id", "route", "method", "path", "query", "body", "content_type", "refusal",
+    "flags",
 )  # fmt: skip
+_UNREAD = {"kind": "hit", "address": "", "user_agent": "", "referrer": "", "rulebook_id": ""}
 
 # ord: place in the log, partition and seq in one number. t: log time in microseconds. cid: position of the client in the
 # rulebook. ev: number of an event that the rulebook names, null for others. uid, tag, click: hashes of (value, client), and
@@ -118,14 +119,11 @@ class Source:
         self._layout: Layout | None = None
         self._lock = Lock()
         self.parsed: dict[int, Event | Rejection] = {}  # by ord: hits that the engine's parser had to read
-        paths = log.files("hits")
-        self.pages = Pages(paths, keep_bytes)
-        self._files = "[" + ", ".join(map(text, paths)) + "]"
+        self.pages = Pages(log.files("hits"), keep_bytes)
         cuts = log.cuts.filter(pl.col("partition").is_in(partitions))
         everything = cuts.height == log.cuts.height and not cuts["beyond"].sum()
         whole = everything and log.as_of is None  # what came later than `as_of` is not beyond a cut
         self.cuts = None if whole else cuts.select("partition", "seq")
-        session.put("cuts", cuts.select("partition", "seq"))
 
     def hashes(self, texts: pl.Series) -> pl.Series:
         """64 bits for each text: by the kernel, where there is one, as for the hits that it reads."""
@@ -151,25 +149,21 @@ class Source:
         other.rulebook = rulebook
         return other
 
-    def hits(self, columns: str, where: str = "true", join: str = "") -> str:
-        """A query over the hits, cut; `ord` is there beside the columns of the table. join: more tables, beside `h`."""
-        cut = (
-            "JOIN (SELECT partition AS cut_partition, seq AS cut_seq FROM cuts) AS cut "
-            "ON h.partition = cut.cut_partition AND h.seq <= cut.cut_seq"
-        )
-        return (
-            f"SELECT {columns} FROM (SELECT *, CAST(partition AS BIGINT) * {PLACE} + seq AS ord "
-            f"FROM read_parquet({self._files}, hive_partitioning = false) WHERE kind = 'hit') AS h "
-            f"{'' if self.cuts is None else cut} {join} WHERE {where}"
-        )
+    def requests(self, hits: pl.DataFrame) -> pl.DataFrame:
+        """ord and `ENTRY_COLUMNS` of some hits, in log order. hits: with a column at."""
+        ord_ = pl.col("partition").cast(pl.Int64) * PLACE + pl.col("seq")
+        found = self.pages.rows(ENTRY_COLUMNS, hits["at"].unique().sort())
+        return pl.concat(found).with_columns(ord=ord_).sort("ord")
 
-    def entries(self, places: pl.Series) -> list[tuple[int, Entry]]:
-        """(ord, entry) of these places, in log order: what the engine's own code needs."""
-        self.session.put("wanted_places", places.unique().to_frame("ord"))
-        columns = ", ".join(ENTRY_COLUMNS)
-        query = self.hits(f"ord, {columns}", "ord IN (SELECT ord FROM wanted_places)")
-        rows = self.session.frame(f"SELECT DISTINCT ON (ord) * FROM ({query}) ORDER BY ord").iter_rows(named=True)
-        return [(row["ord"], entry_of(row)) for row in rows]
+    def entries(self, hits: pl.DataFrame) -> list[tuple[int, Entry]]:
+        """(ord, entry) of some hits, in log order: what the engine's own code needs. hits: with a column at."""
+        return entries_of(self.requests(hits)) if hits.height else []
+
+
+def entries_of(requests: pl.DataFrame) -> list[tuple[int, Entry]]:
+    """(ord, entry) of each. requests: see `Source.requests`."""
+    rows = requests.iter_rows(named=True)
+    return [(row["ord"], entry_of(row | _UNREAD | {"received_at": row["time"]})) for row in rows]
 
 
 def _event_names(rulebook: Rulebook) -> list[str]:
@@ -266,7 +260,7 @@ def _read_the_rest(source: Source, events: pl.DataFrame) -> pl.DataFrame:
     unread = events.filter(~pl.col("read")).unique("ord").sort("ord")
     if unread.is_empty():
         return events
-    entries = source.entries(unread["ord"])
+    entries = source.entries(unread)
     source.parsed = {place: parse(_hit(entry), source.rulebook) for place, entry in entries}
     rows = [_row(source, place, entry, source.parsed[place]) for place, entry in entries]
     found = pl.DataFrame(rows, _PARSED, orient="row")

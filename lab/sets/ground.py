@@ -83,7 +83,8 @@ class Ground:
         """(ord, entry) of these places, in log order; each is read once, whichever rulebook asks for it."""
         wanted = places.unique().sort()
         missing = wanted.filter(~wanted.is_in(pl.Series(list(self._entries), dtype=pl.Int64).implode()))
-        self._entries |= self.source.entries(missing) if missing.len() else {}
+        hits = self.events.lazy().select("ord", "at").filter(pl.col("ord").is_in(missing.implode()))
+        self._entries |= self.source.entries(hits.collect())
         return [(place, self._entries[place]) for place in wanted]
 
     def _narrow(self, events: pl.DataFrame, key: pl.Series) -> pl.DataFrame:

@@ -61,15 +61,12 @@ class Letters:
         session.put("found", values)
         session.put("kinds", kinds)
         session.put("fired", fired)
-        session.make("letters", self._query())
-        plain = session.frame(
-            "SELECT * EXCLUDE (odd, affiliate, \"row\"), coalesce(affiliate, '') AS affiliate FROM letters WHERE NOT odd"
-        )
-        odd = session.frame('SELECT DISTINCT number, "row" FROM letters WHERE odd')
+        made = session.frame(self._query()).with_columns(pl.col("affiliate").fill_null(""))
+        odd = made.filter("odd")
         rest = self._by_engine(fired.join(odd, on=["number", "row"], how="semi"), values)
-        written = session.frame("SELECT id FROM letters WHERE odd")["id"]
-        rest = rest.filter(pl.col("id").is_in(written.implode()))
-        letters = pl.concat([plain.select(pl.col(name).cast(kind) for name, kind in LETTERS.items()), rest])
+        rest = rest.filter(pl.col("id").is_in(odd["id"].implode()))
+        plain = made.lazy().filter(~pl.col("odd")).select(pl.col(name).cast(kind) for name, kind in LETTERS.items())
+        letters = pl.concat([plain.collect(), rest])
         return letters, self._firings(fired)
 
     def _firings(self, fired: pl.DataFrame) -> pl.DataFrame:
