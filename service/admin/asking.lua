@@ -9,11 +9,12 @@ local function ask(command, key, ...)
   if type(found) ~= 'table' or not found.err then return found end
   if not wrong[key] then wrong[key], unreadable = true, unreadable + 1 end
 end
-local function number(...) return tonumber(ask(...) or 0) or 0 end
+local function whole(text) return tonumber(text or 0) or 0 end
+local function number(...) return whole(ask(...)) end
 local function list(...) return ask(...) or {} end
 local function map(key)
   local flat, found = list('HGETALL', key), {}
-  for i = 1, #flat, 2 do found[flat[i]] = tonumber(flat[i + 1]) end
+  for i = 1, #flat, 2 do found[flat[i]] = whole(flat[i + 1]) end
   return found
 end
 local function age_s(time_us) return time_us and math.max(0, now - time_us) / 1000000 or 0 end

@@ -80,7 +80,7 @@ _rest = msgspec.json.Decoder(Rest).decode
 
 
 async def look(connection: aioredis.Redis, partitions: int) -> list[Sample]:
-    """Ask, in one round trip for every 64 partitions. Raises RedisError, TimeoutError or OSError where the journal is away.
+    """Ask, in one round trip for every 64 partitions. Raises RedisError or OSError where the journal is away.
 
     The texts of the scripts go along each time: a server that has forgotten them would cost another round trip.
     """

@@ -12,7 +12,7 @@ METRICS = (
     Metric("backtrack_broker_up", GAUGE, "1 if the broker's Redis answered this scrape, else 0."),
     # the intake of this machine
     Metric("backtrack_hits_acknowledged_total", COUNTER, "Hits answered with an id: they are on disk."),
-    Metric("backtrack_hits_not_stored_total", COUNTER, "Hits answered without an id (not_stored): they are lost here."),
+    Metric("backtrack_hits_not_stored_total", COUNTER, "Hits answered without an id (not_stored), to be sent again."),
     Metric("backtrack_spool_files", GAUGE, "Files of spools in which hits wait for the journal."),
     Metric("backtrack_spool_bytes", GAUGE, "Bytes of these files; one goes when all of it has arrived."),
     Metric("backtrack_spool_free_bytes", GAUGE, "Free bytes on the disk of the spools."),

@@ -35,11 +35,11 @@ local function partition(at, place)
   for i = 1, streams do names[i] = ARGV[i + 1] .. '/' .. place end
   local archived = list('HMGET', KEYS[1], unpack(names))
   local head = list('HMGET', KEYS[at], 'seq', 'postbacks', 'attempts', 'epoch')
-  local logged, tracked = tonumber(head[1] or 0), number('HGET', KEYS[at + 1], 'seq')
+  local logged, tracked = whole(head[1]), number('HGET', KEYS[at + 1], 'seq')
   local due = KEYS[at + 3]
   local now_due = number('ZCOUNT', due, '-inf', string.format('%.0f', now))
   local found = {
-    logged = logged, postbacks = tonumber(head[2] or 0), attempts = tonumber(head[3] or 0), epoch = tonumber(head[4] or 1),
+    logged = logged, postbacks = whole(head[2]), attempts = whole(head[3]), epoch = math.max(1, whole(head[4])),
     held = number('EXISTS', KEYS[at + 2]), due = now_due, later = number('ZCARD', due) - now_due,
     due_s = now_due > 0 and first_age_s(due) or 0, given_up = number('ZCARD', KEYS[at + 4]),
     set_aside = number('HLEN', KEYS[at + 5]), visitors = number('HLEN', KEYS[at + 6]),
@@ -54,7 +54,7 @@ local function partition(at, place)
       local item = list('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
       last = item and tonumber(string.match(item[1], '%-(%d+)')) or 0
     end
-    local done = tonumber(archived[i] or 0)
+    local done = whole(archived[i])
     found.streams[name] = {
       kept = number('XLEN', stream), to_archive = math.max(0, last - done),
       to_archive_s = last > done and behind_s(stream, done) or 0,

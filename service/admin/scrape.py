@@ -7,6 +7,7 @@ most, however often it is asked.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from importlib.metadata import version
 from itertools import chain
@@ -23,7 +24,10 @@ from service.admin.figures import look
 from service.admin.machine import spools
 from service.admin.metrics import METRICS
 from service.intake.tally import Tally
+from service.servers import is_away
 from service.settings import Settings
+
+log = logging.getLogger("backtrack.web")
 
 FRESH_S = 1.0  # for so long a page is given out again
 BROKER_TIMEOUT_S = 1.0
@@ -73,14 +77,16 @@ class Scraper:
     async def _of_broker(self) -> list[Sample]:
         try:
             return [Sample("backtrack_broker_up", bool(await self._broker.ping()))]
-        except (RedisError, TimeoutError, OSError):
+        except (RedisError, OSError):
             return [Sample("backtrack_broker_up", 0)]
 
     async def _of_journal(self) -> list[Sample]:
         started = time.monotonic()
         try:
             found = await look(self._redis, self._settings.partitions)
-        except (RedisError, TimeoutError, OSError):
+        except (RedisError, OSError) as error:
+            if not is_away(error):
+                log.error("the journal's Redis is there and does not tell how it is: %s", error)
             return [Sample("backtrack_journal_up", 0)]
         took = Sample("backtrack_journal_look_seconds", time.monotonic() - started)
         return [Sample("backtrack_journal_up", 1), took, *found]

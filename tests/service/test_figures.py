@@ -141,6 +141,21 @@ def test_a_key_of_the_wrong_type_hides_nothing_else(settings: Settings, journal:
     assert found("tracking_behind_entries", partition="5") == 1
 
 
+def test_text_where_a_number_should_be_hides_nothing_else(settings: Settings, journal: redis.Redis) -> None:
+    # given an entry to decide, and another partition whose numbers are none
+    store(journal, 5, [a_hit()])
+    place = keys.Partition(6)
+    journal.hset(place.head, mapping=dict.fromkeys(("seq", "postbacks", "attempts", "epoch"), "many"))
+    journal.hset(place.tracked, "seq", "few")
+    journal.hset(place.verdicts, "accepted  live", "some")
+    journal.hset(keys.ARCHIVED, "hits/6", "all")
+    # then the rest is told
+    found = page(settings)
+    assert (
+        found("tracking_behind_entries", partition="5") == found("entries_logged_total") == found("journal_epoch") == 1
+    )
+
+
 def test_a_server_that_tells_nothing_about_itself_is_no_reason_to_tell_nothing(
     settings: Settings, journal: redis.Redis
 ) -> None:
