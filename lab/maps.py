@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from lab.coded import Coded, polars_of
 
 _VIEWS = pl.CompatLevel.newest()
+_ABOVE = 1 << 32  # a name's number stands above its text's: what is fetched by number is fetched once for both
 
 
 class Lists(msgspec.Struct, frozen=True):
@@ -50,15 +51,19 @@ def mapped(coded: Coded, columns: Mapping[str, str], lists: Lists | None = None)
         )
     pieces = [piece for piece in pieces if piece.names.len()]
     texts = pc.dictionary_encode(pl.concat([piece.texts.rename("") for piece in pieces]).to_arrow())
-    numbers = pl.concat([piece.names.rename("") for piece in pieces]).to_arrow()
-    offsets, wanted = _offsets(pieces), _wanted(pieces)
-    keys = pa.ListArray.from_arrays(offsets, numbers).take(wanted)
-    items = pa.ListArray.from_arrays(offsets, texts.indices).take(wanted)
+    numbers = pl.concat([piece.names.rename("") for piece in pieces])
+    both = (numbers.cast(pl.Int64) * _ABOVE + polars_of(texts.indices)).to_arrow()
+    found = pa.ListArray.from_arrays(_offsets(pieces), both).take(_wanted(pieces))
     return pa.MapArray.from_arrays(
-        polars_of(keys.offsets).gather_every(len(pieces)).to_arrow(),
-        pa.DictionaryArray.from_arrays(keys.values, pa.array(names, pa.string())),
-        pa.DictionaryArray.from_arrays(items.values, texts.dictionary),
+        polars_of(found.offsets).gather_every(len(pieces)).to_arrow(),
+        pa.DictionaryArray.from_arrays(_narrow(pc.shift_right(found.values, 32)), pa.array(names, pa.string())),
+        pa.DictionaryArray.from_arrays(_narrow(found.values), texts.dictionary),
     )
+
+
+def _narrow(numbers: pa.Array) -> pa.Array:
+    """The lower half of each number."""
+    return numbers.cast(pa.int32(), safe=False)
 
 
 def _piece(coded: Coded, part: str | None, columns: dict[int, str]) -> Lists:

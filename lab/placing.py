@@ -82,10 +82,11 @@ class Placing:
         pieces = -(-hits.height // self._piece_rows)
         placed = []
         for piece in range(pieces):
-            visits = hits.filter(pl.col("who") % pieces == piece).sort("who", maintain_order=True)
+            visits = hits.filter(pl.col("who") % pieces == piece) if pieces > 1 else hits
+            visits = visits.drop("row", "unsure").sort("who", maintain_order=True)
             self.visitor_ties += _shared(visits.select("who", "time_us"))
             placed.append(_lives(visits, remember_us, hard))
-        self._placed = pl.concat(placed).sort("pos")
+        self._placed = hits.select("row").hstack(_by_place(pl.concat(placed)))
 
     def batches(self, content: str) -> Iterator[Coded]:
         """The hits in their order, in the columns of `WIDE` and in the lines
@@ -148,6 +149,12 @@ def _shared(keys: pl.DataFrame) -> int:
     return int(keys.select((same | same.shift(-1, fill_value=False)).sum()).item())
 
 
+def _by_place(hits: pl.DataFrame) -> pl.DataFrame:
+    """Rows of which each place from 0 has one, in the order of these: nothing has to be compared."""
+    numbers = pl.int_range(hits.height, dtype=pl.UInt32, eager=True)
+    return hits[pl.repeat(0, hits.height, dtype=pl.UInt32, eager=True).scatter(hits["pos"], numbers)]
+
+
 def _lives(visits: pl.DataFrame, remember_us: int, hard: pl.Series) -> pl.DataFrame:
     """What is known of the visitor at each hit. visits: hits by whose they are, then time."""
     again = (pl.col("who") == pl.col("who").shift(1)) & (pl.col("time_us") - pl.col("time_us").shift(1) <= remember_us)
@@ -158,7 +165,7 @@ def _lives(visits: pl.DataFrame, remember_us: int, hard: pl.Series) -> pl.DataFr
 
     last = (so_far(pl.when(pl.col(name) > 0).then(name)).cast(pl.UInt32).alias(f"last_{name}") for name in LASTING)
     return visits.select(
-        "pos", "row", *last, pl.when("start").then("line").forward_fill().alias("life"),
+        "pos", *last, pl.when("start").then("line").forward_fill().alias("life"),
         pl.when(~pl.col("start")).then(
             so_far(pl.when(pl.col("own") > 0).then(pl.col("pos").cast(pl.Int64) + 1)).shift(1) - 1
         ).replace(-1, None).alias("last_own"),
