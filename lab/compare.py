@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import polars as pl
 
-from lab.compare_cases import PLAIN, Case, differences_of, explain_cases, sample, whole_case
+from lab.compare_cases import PLAIN, Case, explain_cases, sample, whole_case
+from lab.compare_names import names_of
 from lab.compare_runs import Side, run_both, run_shuffled
 from lab.log import LabError
 from lab.replay import Progress, Rules, Run, rulebook_of
@@ -33,7 +34,7 @@ _SHOWN = [
     "time", "client", "affiliate", "trigger", "event", "recipient", "payout", "currency", "state", "hit_id", "postback_id",
     "verb", "url", "body", "test", "partition", "seq",
 ]  # fmt: skip
-_NAMED = 50_000  # changed postbacks that are taken apart into parameters, a matter of seconds
+_NAMED = 50_000  # changed postbacks whose parameters are named
 _COMPARED = ("verb", "url", "body", "missing", *PLAIN)
 
 
@@ -310,9 +311,7 @@ def _prepared(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _with_what(changed: pl.DataFrame) -> pl.DataFrame:
     """`what`: the names of the parameters that differ; affiliate and currency as they are afterwards."""
-    named = [
-        ", ".join(name for name, _, _ in differences_of(row)) for row in changed.head(_NAMED).iter_rows(named=True)
-    ]
+    named = names_of(changed.head(_NAMED))
     named += ["(not looked at)"] * (changed.height - len(named))
     head = [
         "time",
