@@ -225,7 +225,20 @@ class Archiver:
         return decided[place.number].seq >= self._table("hits").done[place.number][1]
 
     def _note(self) -> None:
-        """Say in Redis how far the tables are, for whoever wants to know without opening them."""
+        """Say in Redis how far the tables are, for whoever wants to know without opening them.
+
+        What is there is believed except at the start and after a conflict. The tables are read once more then: another
+        archiver that wrote and noted meanwhile may have nothing more to say, and its streams nothing that would tell us.
+        """
+        if not self._noted:
+            self._say(believed=False)
+            for name in self._tables:
+                self._tables[name] = Table(self._root, name, len(self._places))
+        self._say(believed=True)
+        self._noted = True
+
+    def _say(self, *, believed: bool) -> None:
+        """believed: whether a note that is ahead of what we know stays."""
         reached: list[Any] = [
             part
             for name, known in self._tables.items()
@@ -234,8 +247,7 @@ class Archiver:
             for part in (app_id(name, number), last)
         ]
         if reached:
-            self._tell([keys.ARCHIVED, keys.META], [0 if self._noted else 1, *reached])
-        self._noted = True
+            self._tell([keys.ARCHIVED, keys.META], [0 if believed else 1, *reached])
 
     def _trim(self, decided: list[Tracked]) -> None:
         """The journal behind tracking and archive, the other streams behind the archive; never beyond."""

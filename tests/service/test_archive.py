@@ -206,6 +206,21 @@ def test_two_archivers_at_once_write_every_row_once(settings: Settings) -> None:
     assert len(rows(settings, "decisions")) == len({row["hit_id"] for row in rows(settings, "decisions")}) == 320
 
 
+def test_an_archiver_that_was_overtaken_does_not_take_back_what_the_other_noted(settings: Settings) -> None:
+    # given an archiver that has just begun, and one that appends, notes and trims all that is new before it is done
+    connection = a_past(settings, traffic(200))
+    slower, faster = archiver(settings, rows=50), archiver(settings)
+
+    def overtaken() -> bool:
+        track_all(connection, settings)
+        return faster.round() >= 0
+
+    # when the slower one goes on
+    slower.round(overtaken)
+    # then what it had seen of the tables is not what is noted in the end
+    assert backlog(connection, 16).to_archive == 0
+
+
 def test_a_crash_between_the_table_and_the_note_changes_nothing(settings: Settings, connection: redis.Redis) -> None:
     # given rows that are in the tables, of which Redis was not told
     put_in_force(connection, RULES, 1)
