@@ -64,7 +64,8 @@ def resend(
 ) -> None:  # fmt: skip
     """Send postbacks again, by ID or by what they have in common, whatever became of them; each keeps its id.
 
-    Without --dead those that were delivered are sent again too. Exit status 1 if an ID is not known.
+    Without --dead those that were delivered are sent again too. Exit status 1 if an ID is not known,
+    2 if there is no such recipient.
     """
     if not (ids or recipient or trigger or since or until or dead):
         raise InputError(
@@ -75,6 +76,8 @@ def resend(
     wanted = Wanted(frozenset(ids), recipient, trigger, _moment("--since", since), _moment("--until", until), dead)
     resender = Resender(connection, settings.partitions, settings.tables_path)
     found = resender.find(wanted)
+    if recipient and not found:
+        _check_known(connection, resender, recipient)
     said = {} if dry_run else dict(resender.resend(found))
     unknown = sorted(wanted.ids - {one.id for _, one in found})
     if as_json:
@@ -84,6 +87,16 @@ def resend(
         for one in unknown:
             click.echo(f"{one} is no postback that could be sent; the table postbacks lists all", err=True)
     sys.exit(1 if unknown else 0)
+
+
+def _check_known(connection: redis.Redis, resender: Resender, recipient: str) -> None:
+    """Raises InputError for a recipient whom neither the rulebook in force nor any postback names."""
+    known = _everybody(_in_force(connection)) if current_id(connection) else {}
+    if recipient not in known and not resender.find(Wanted(recipient=recipient)):
+        raise InputError(
+            f"there is no recipient {recipient!r} in the rulebook in force, and no postback to it that could be sent"
+            + nearest(recipient, known)
+        )
 
 
 def _moment(option: str, text: str | None) -> int:
@@ -161,9 +174,14 @@ def _in_force(connection: redis.Redis) -> Rulebook:
     return compiled(text)
 
 
-def _owner(rulebook: Rulebook, recipient: str) -> Client | Affiliate:
+def _everybody(rulebook: Rulebook) -> dict[str, Client | Affiliate]:
+    """Recipients by name."""
     everybody: dict[str, Client | Affiliate] = {f"client:{name}": one for name, one in rulebook.clients.items()}
-    everybody |= {f"affiliate:{name}": one for name, one in rulebook.affiliates.items()}
+    return everybody | {f"affiliate:{name}": one for name, one in rulebook.affiliates.items()}
+
+
+def _owner(rulebook: Rulebook, recipient: str) -> Client | Affiliate:
+    everybody = _everybody(rulebook)
     if recipient not in everybody:
         raise InputError(f"there is no recipient {recipient!r}{nearest(recipient, everybody)}")
     return everybody[recipient]

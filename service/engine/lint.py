@@ -13,7 +13,7 @@ import msgspec
 from service.engine.certainty import constant_parts, evaluate, operands_of, parsed, tests_of
 from service.engine.conditions import Node
 from service.engine.document import Lines, Path, dotted
-from service.engine.lint_parties import Found, no_endpoint, plain_http, shared_secret, unused_parameter
+from service.engine.lint_parties import Found, no_client, no_endpoint, plain_http, shared_secret, unused_parameter
 from service.engine.parse import NUMBER
 from service.engine.rulebook import Rulebook, Trigger
 from service.engine.visitors import HISTORY
@@ -240,6 +240,7 @@ def _same_trigger(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
 
 
 RULES: dict[str, tuple[str, Rule]] = {
+    "no_client": (WARNING, no_client),
     "never_fires": (WARNING, _never_fires),
     "constant_condition": (WARNING, _constant_condition),
     "number_as_text": (WARNING, _number_as_text),

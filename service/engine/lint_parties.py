@@ -13,6 +13,12 @@ from service.engine.words import listed, plural
 Found = tuple[Path, str]
 
 
+def no_client(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
+    """Nobody whose hits could be accepted."""
+    if not rulebook.clients:
+        yield ("client",), "there is no client, so every hit is rejected as unknown_client; add [client.NAME]"
+
+
 def no_endpoint(rulebook: Rulebook, _: int | None) -> Iterator[Found]:
     """One finding for all affiliates: there may be thousands."""
     served = [trigger for trigger in rulebook.triggers if "affiliate" in trigger.to]

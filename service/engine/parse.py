@@ -44,21 +44,22 @@ _SORTED_RESERVED = tuple(sorted(RESERVED))
 _MACRO_ENDS = "}]#%"
 
 
-def parse(hit: Hit, rulebook: Rulebook) -> Event | Rejection:
+def parse(hit: Hit, rulebook: Rulebook, decoded: dict[str, str] | None = None) -> Event | Rejection:
     """Read one hit by a rulebook.
 
+    decoded: what `decode` finds in it, if that is known; then query and body are not looked at.
     Returns the event, or a rejection with a reason of `Reason`. Never raises for anything that a request can hold.
     """
     try:
-        found = _read(hit, rulebook)
+        found = _read(hit, rulebook, decoded)
     except Refused as refused:
         client, event = _glimpse(hit, refused.raw, rulebook)
         found = Rejection(refused.reason.value, refused.detail, client, event, refused.raw)
     return _bind(hit, found) if hit.refusal else found
 
 
-def _read(hit: Hit, rulebook: Rulebook) -> Event | Rejection:
-    raw = decode(hit)
+def _read(hit: Hit, rulebook: Rulebook, decoded: dict[str, str] | None) -> Event | Rejection:
+    raw = decode(hit) if decoded is None else decoded
     linked = hit.route == "c"
     client_name, affiliate = _from_path(hit, raw) if linked else (raw.get("client", ""), "")
     client = rulebook.clients.get(client_name)

@@ -48,6 +48,8 @@ def test_a_plain_rulebook_has_no_finding() -> None:
 @pytest.mark.parametrize(
     ("text", "rule", "line", "key", "words"),
     [
+        ("", "no_client", 0, "client", "add [client.NAME]"),
+        (AFFILIATE, "no_client", 0, "client", "every hit is rejected"),
         (CLIENT + trigger("paused = true"), "never_fires", 8, "trigger[0].paused", "take paused out"),
         (CLIENT + trigger("sample = 100"), "never_fires", 8, "trigger[0].sample", "write less than 100"),
         (CLIENT + trigger('to = ["affiliate"]'), "never_fires", 8, "trigger[0].to", "add [affiliate.NAME]"),

@@ -150,6 +150,30 @@ def test_the_command_says_what_it_did_and_what_it_does_not_know(
     assert bad.exit_code == 2 and "--since 'soon' is no time" in bad.stderr
 
 
+def test_a_resend_to_nobody_says_that_there_is_no_such_recipient(
+    settings: Settings, journal: redis.Redis, tmp_path: Path
+) -> None:
+    # given a recipient of the rulebook in force who has nothing yet, and one whom only a postback still names
+    check_journal(settings.journal_url, settings.partitions).close()
+    publish(journal, settings.partitions, tmp_path / "t", "[client.acme]\n[affiliate.best]\n", "test")
+    promise(journal, "http://x.example/1", recipient="affiliate:gone")
+    # when all of each, of a slip and of nobody are asked for
+    best, gone, late, slip = (
+        run(settings, "resend", "--dry-run", "--since", since, "--recipient", f"affiliate:{name}")
+        for name, since in (
+            ("best", "1999-01-01"),
+            ("gone", "1999-01-01"),
+            ("gone", "2999-01-01"),
+            ("bst", "1999-01-01"),
+        )
+    )
+    # then only the last is told to be none, with the name that may have been meant
+    assert [(said.exit_code, said.stdout) for said in (best, gone, late)] == [
+        (0, "0 found\n"), (0, "1 found\n"), (0, "0 found\n")]  # fmt: skip
+    assert (slip.exit_code, slip.stdout) == (2, "") and len(slip.stderr.splitlines()) == 1
+    assert "no recipient 'affiliate:bst'" in slip.stderr and "did you mean 'affiliate:best'?" in slip.stderr
+
+
 def test_a_test_goes_to_the_named_endpoint_and_is_counted_nowhere(
     settings: Settings, journal: redis.Redis, faults: Faults, tmp_path: Path
 ) -> None:
