@@ -23,6 +23,7 @@ from lab.show import html_block, html_table, plural, text_of
 from service.engine import Rulebook
 from service.engine.difference import difference
 from service.engine.difference import lines as difference_lines
+from service.engine.document import nearest
 
 if TYPE_CHECKING:
     from lab.charts import Chart
@@ -140,10 +141,15 @@ class Comparison(msgspec.Struct, frozen=True):
     def money_by(self, *columns: str) -> pl.DataFrame:
         """Money summed by some of client, affiliate, trigger; always apart by currency. Columns as in `totals`.
 
+        Raises LabError for anything else.
+
         >>> what.money_by("affiliate").columns[:2]
         ['affiliate', 'currency']
         """
-        return _summed(self.money, [*columns, "currency"])
+        for column in columns:
+            if column not in _KEYS:
+                raise LabError(f"money by {column!r} is none{nearest(str(column), _KEYS)}")
+        return _summed(self.money, [*dict.fromkeys(name for name in columns if name != "currency"), "currency"])
 
     @property
     def by_trigger(self) -> pl.DataFrame:

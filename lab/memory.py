@@ -18,7 +18,7 @@ _ARROW = "ARROW_DEFAULT_MEMORY_POOL"
 def _keep() -> None:
     """Load Polars with it. Processes that are started later are as they always were."""
     if _ARROW not in os.environ:
-        pa.set_memory_pool(pa.system_memory_pool())
+        pa.set_memory_pool(_pool())
     if "polars" in sys.modules or _SETTINGS in os.environ:
         return
     os.environ[_SETTINGS] = "oversize_threshold:0,dirty_decay_ms:3000,muzzy_decay_ms:3000"
@@ -26,6 +26,14 @@ def _keep() -> None:
         import polars  # noqa: F401
     finally:
         del os.environ[_SETTINGS]
+
+
+def _pool() -> pa.MemoryPool:
+    """Of Arrow's allocators the one that keeps memory for a second; a build may lack it."""
+    try:
+        return pa.jemalloc_memory_pool()
+    except NotImplementedError:
+        return pa.system_memory_pool()
 
 
 _keep()

@@ -16,7 +16,7 @@ import msgspec
 import polars as pl
 
 from lab.sets.hard import lift_caps
-from lab.sets.scan import PLACE
+from lab.sets.spans import PLACE
 from lab.sets.stages import ask
 from lab.studio_caps import FIRED, capped
 from lab.studio_draft import Draft

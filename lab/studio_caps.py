@@ -6,7 +6,7 @@ from math import ceil
 
 import polars as pl
 
-from lab.sets.scan import PLACE
+from lab.sets.spans import PLACE
 from service.engine import Stage
 from service.engine.rulebook import Trigger
 

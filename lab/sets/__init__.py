@@ -1,7 +1,8 @@
 """The set engine: a rulebook compiled to SQL over the tables, with the meaning of the reference engine.
 
 run           a log to a run: which partitions, how full       decide        the list of steps
-pages         Parquet files, batch by batch                    events        the hits of a log as one narrow frame
+pages         Parquet files, batch by batch                    sheet         a log's hits in memory, row by row
+events        the hits of a log as one narrow frame            stored        hits as the engine wants them, from memory
 plain         plain hits, by the kernel                        scan          all others, column by column
 kernel        scan.c, where it was compiled                    patterns      which hits bring the same names
 reading       what a hit says, field by field                  names         the custom names that sets work with
@@ -13,7 +14,7 @@ conditions    the language of `when` in SQL                    stages        whe
 spelling      how a query writes a postback                    letters       the postbacks of all firings
 hard          the others, by the reference engine              unite         both halves before the caps
 tell          outcomes, where every one is wanted              certificate   a sample, decided by both engines
-session       DuckDB with its bounds
+session       DuckDB with its bounds                           spans         which entries there are, by partition
 """
 
 from lab.sets.certificate import Certificate, SetDifference

@@ -15,10 +15,11 @@ from lab.digest import first_difference
 from lab.log import LabError
 from lab.sets.events import Source
 from lab.sets.hard import Decided, decide, lift_caps
-from lab.sets.scan import PLACE
+from lab.sets.spans import PLACE
+from lab.sets.stored import Known
 from lab.sets.unite import without_capped
 from lab.show import plural
-from service.engine import Entry, Outcome, Postback
+from service.engine import Outcome, Postback, parse
 
 SAMPLE_HITS = 500
 
@@ -65,28 +66,38 @@ class Check:
     def __init__(self, source: Source, events: pl.DataFrame, views: pl.DataFrame, hits: int) -> None:
         self._source = source
         drawn = _sample(views, hits)
-        self._members = drawn.select("label", ord=events["ord"].gather(drawn["row"]))
-        self.places = self._members["ord"].unique()
-        self.hits = self._members["ord"].n_unique()
+        self._members = drawn.with_columns(events[name].gather(drawn["row"]).alias(name) for name in ("ord", "at"))
+        self.rows = drawn["row"].unique()
+        self.hits = self.rows.len()
         self.visitors = self._members["label"].n_unique()
 
+    def sample(self, known: Iterable[Known]) -> list[Known]:
+        """The sample; on the page with most of its hits the requests themselves are read once more. known: its hits."""
+        found = {hit[0]: hit for hit in known}
+        hits = self._members.select("ord", "at").unique().sort("at")
+        pages = [mine for _, mine in self._source.pages.sought(hits)]
+        for place, entry in self._source.entries(max(pages, key=len)) if pages else ():
+            assert entry.hit is not None
+            found[place] = place, entry, parse(entry.hit, self._source.rulebook)
+        return [found[place] for place in sorted(found)]
+
     def compare(
-        self, entries: list[tuple[int, Entry]], outcomes: Iterable[Decided] | None, letters: pl.DataFrame,
-        lost: pl.DataFrame, earlier: dict[int, int],
+        self, sample: list[Known], outcomes: Iterable[Decided] | None, letters: pl.DataFrame, lost: pl.DataFrame,
+        earlier: dict[int, int],
     ) -> None:  # fmt: skip
-        """Raises SetDifference. entries: at `places`. outcomes: all by sets, or None: then the letters count.
+        """Raises SetDifference. outcomes: all by sets, or None: then the letters count.
 
         lost: number and ord of what a cap stops. earlier: see `lab.sets.hard`.
         """
         if not self.hits:
             return
         source, capped = self._source, set(lost.iter_rows())
-        decided = decide(entries, earlier, lift_caps(source.rulebook))
+        decided = decide(sample, earlier, lift_caps(source.rulebook))
         theirs = {place: without_capped(outcome, place, capped, source.rulebook) for place, _, outcome in decided}
         mine = _outcomes(outcomes, letters, theirs)
         wrong = {place for place in theirs if mine[place] != theirs[place]}
         if wrong:
-            raise _smallest(self._members, dict(entries), mine, theirs, wrong)
+            raise _smallest(source, self._members, mine, theirs, wrong)
 
 
 def _outcomes(
@@ -116,12 +127,13 @@ def _sample(views: pl.DataFrame, hits: int) -> pl.DataFrame:
 
 
 def _smallest(
-    members: pl.DataFrame, entries: Mapping[int, Entry], mine: Mapping[int, Outcome | None],
-    theirs: Mapping[int, Outcome], wrong: set[int],
+    source: Source, members: pl.DataFrame, mine: Mapping[int, Outcome | None], theirs: Mapping[int, Outcome],
+    wrong: set[int],
 ) -> SetDifference:  # fmt: skip
     sizes = members.with_columns(size=pl.len().over("label")).filter(pl.col("ord").is_in(sorted(wrong)))
     label = sizes.sort("size", "label").row(0, named=True)["label"]
-    places = members.filter(pl.col("label") == label)["ord"].sort().to_list()
+    entries = dict(source.entries(members.filter(pl.col("label") == label)))
+    places = sorted(entries)
     reference = [(place // PLACE, entries[place].epoch, theirs[place]) for place in places if place in wrong]
     found = [(place, mine[place]) for place in places if place in wrong]
     ours = [(place // PLACE, entries[place].epoch, outcome) for place, outcome in found if outcome is not None]

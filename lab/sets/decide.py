@@ -16,7 +16,7 @@ import polars as pl
 
 from lab.sets.candidates import all_rows, chosen_rows
 from lab.sets.certificate import Certificate, Check
-from lab.sets.events import Source
+from lab.sets.events import Source, last_event
 from lab.sets.facts import Asked, Finder, asked_hits, find_facts
 from lab.sets.ground import Ground, judged, mask
 from lab.sets.hard import Decided, lift_caps
@@ -25,12 +25,14 @@ from lab.sets.letters import FIRINGS, LETTERS, Letters
 from lab.sets.past import Past
 from lab.sets.people import split
 from lab.sets.said import BUCKET_HITS
-from lab.sets.scan import GROUP, PLACE
+from lab.sets.scan import GROUP
 from lab.sets.session import Session
+from lab.sets.spans import PLACE
 from lab.sets.stages import REACHED, ask, over_cap
+from lab.sets.stored import Known
 from lab.sets.tell import tell
 from lab.sets.unite import firings_of, letters_of, reached_whole, stop_capped, without_capped
-from service.engine import Entry, Event, Rulebook, State, parse, process
+from service.engine import Rulebook, State, process
 
 WORTHWHILE = 50_000  # hits for which a bucket of their own saves time
 
@@ -74,14 +76,13 @@ class _Road:
         views, hard, absorbed = self._recognise()
         tests = self.events.select(pl.col("test") & pl.col("reason").is_null()).to_series().arg_true().cast(pl.UInt32)
         check = Check(source, self.events, views, self.sample_hits)
-        apart = self._places(pl.concat([hard, tests]))
-        sampled, earlier = set(check.places), self._earlier()
+        apart, earlier = pl.concat([hard, tests]), self._earlier()
         self.asked_for = Asked(trigger for _, trigger in self.triggers)
         # sets work outside the interpreter, the engine in it
         with ThreadPoolExecutor(1 + self.session.threads) as pool:
-            by_engine = pool.submit(self._by_engine, pl.concat([apart, check.places]), sampled, earlier)
-            if views.height <= BUCKET_HITS:
-                self.said.fetch(views["row"])
+            if views.height + apart.len() <= BUCKET_HITS:
+                self.said.fetch(pl.concat([views["row"], apart]))
+            by_engine = pool.submit(self._by_engine, apart, check, earlier)
             pieces = list(pool.map(self._by_sets, _buckets(views, self.session.threads)))
             whole, sample = by_engine.result()
         asked = pl.concat([piece.asked for piece in pieces])
@@ -114,13 +115,10 @@ class _Road:
         )  # fmt: skip
         return split(people, rows)
 
-    def _by_engine(
-        self, places: pl.Series, sampled: set[int], earlier: dict[int, int]
-    ) -> tuple[list[Decided], list[tuple[int, Entry]]]:
-        """The hard ones, decided; and the requests of the sample."""
-        entries = self.ground.entries(places)
-        hard = [one for one in entries if one[0] not in sampled]
-        return reference(hard, earlier, lift_caps(self.rulebook)), [one for one in entries if one[0] in sampled]
+    def _by_engine(self, apart: pl.Series, check: Check, earlier: dict[int, int]) -> tuple[list[Decided], list[Known]]:
+        """The hard ones, decided; and the sample."""
+        decided = reference(self.ground.known(apart), earlier, lift_caps(self.rulebook))
+        return decided, check.sample(self.ground.known(check.rows))
 
     def _by_sets(self, views: pl.DataFrame) -> _Piece:
         """One bucket: what it was asked, and in a lean run what is posted."""
@@ -146,10 +144,26 @@ class _Road:
 
     def _past(self, views: pl.DataFrame) -> Past:
         events, row = self.events, views["row"]
-        all_of_it = [*self.said.all, "epoch", "params", "ignored"]
-        said = self.said.of(row, all_of_it if self.everything else self.asked_for.columns(self.names))
         columns = {name: events[name].gather(row) for name in ("ev", "cid", "t")}
+        if self.everything:
+            said = self.said.of(row, [*self.said.all, "epoch", "params", "ignored"])
+        else:
+            asked = self.asked_for.columns(self.names)
+            said = self.said.of(row.filter(self._quoted(row, columns["ev"], asked)), asked)
         return Past(views.with_columns(counted=self.counted.gather(row), **columns), said, self.said.brings)
+
+    def _quoted(self, row: pl.Series, ev: pl.Series, columns: list[str]) -> pl.Series:
+        """Which rows may say something that is asked: a field is asked of an event, a custom name of those who bring it."""
+        if self.asked_for.visitor:
+            return pl.repeat(True, row.len(), eager=True)
+        triggers = {trigger.on for _, trigger in self.triggers}
+        events = triggers | {"click"} | {last_event(name) for name in self.asked_for.values} - {""}
+        codes = [code for name, code in self.source.names.items() if name in events]
+        found = ev.is_in(pl.Series(codes, dtype=ev.dtype).implode()).fill_null(False)
+        for column in columns:
+            if column in self.names.columns.values():
+                found = found | self.said.brings(column).gather(row)
+        return found
 
     def _places(self, rows: pl.Series) -> pl.Series:
         return self.events["ord"].gather(rows)
@@ -188,17 +202,13 @@ class _Road:
         firings = pl.concat(
             [piece.firings for piece in pieces if piece.firings is not None] + [pl.DataFrame(schema=FIRINGS)]
         )
-        capped = set(lost.iter_rows())
-        kept = [
-            (place, epoch, without_capped(outcome, place, capped, self.rulebook)) for place, epoch, outcome in whole
-        ]
-        stopped = lost.select(pl.col("number").cast(pl.Int32), "ord")
-        letters = letters.join(stopped, on=["number", "ord"], how="anti")
-        firings = firings.join(stopped, on=["number", "ord"], how="anti")
-        return (
-            pl.concat([letters, letters_of(kept)]).sort("ord", "place"),
-            pl.concat([firings, firings_of(kept)]),
-        )
+        if lost.height:
+            capped = set(lost.iter_rows())
+            whole = [(place, epoch, without_capped(out, place, capped, self.rulebook)) for place, epoch, out in whole]
+            stopped = lost.select(pl.col("number").cast(pl.Int32), "ord")
+            letters = letters.join(stopped, on=["number", "ord"], how="anti")
+            firings = firings.join(stopped, on=["number", "ord"], how="anti")
+        return pl.concat([letters, letters_of(whole)]), pl.concat([firings, firings_of(whole)])
 
     def _told(
         self,
@@ -224,13 +234,8 @@ class _Road:
         """By row, which identifiers were none, in the words of the engine's parser."""
         rows = finder.hits["row"].filter(finder.own("ignored")).unique()
         rows_of = dict(zip(self._places(rows).to_list(), rows.to_list(), strict=True))
-        found = {}
-        for place, entry in self.source.entries(self.events[rows]):
-            assert entry.hit is not None
-            event = parse(entry.hit, self.rulebook)
-            if isinstance(event, Event):
-                found[rows_of[place]] = event.detail
-        return found
+        hits = self.ground.known(rows)
+        return {rows_of[place]: event.detail for place, _, event in hits}
 
     def _tally(self, whole: list[Decided]) -> dict[tuple[str, str], int]:
         """(verdict, reason) -> hits: as sets judge all of them, but for those that went through the reference engine."""

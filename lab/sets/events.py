@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -20,8 +20,10 @@ from lab.sets.kernel import Kernel
 from lab.sets.pages import KEEP_BYTES, Page, Pages
 from lab.sets.plain import Layout, read_page
 from lab.sets.reading import Reading
-from lab.sets.scan import PLACE, SLICE, Scan, identity, sale, salt_of
+from lab.sets.scan import SLICE, Scan, identity, sale, salt_of
 from lab.sets.session import Session
+from lab.sets.sheet import EVENTS, Ids, Sheet
+from lab.sets.spans import PLACE, Span, spans_of
 from service.archive.schemas import entry_of
 from service.engine import Entry, Event, Hit, Rejection, parse
 from service.engine.rulebook import BROWSER_EVENTS, Affiliate, Rulebook, Webhook
@@ -36,16 +38,6 @@ ENTRY_COLUMNS = (
 )  # fmt: skip
 _UNREAD = {"kind": "hit", "address": "", "user_agent": "", "referrer": "", "rulebook_id": ""}
 
-# ord: place in the log, partition and seq in one number. t: log time in microseconds. cid: position of the client in the
-# rulebook. ev: number of an event that the rulebook names, null for others. uid, tag, click: hashes of (value, client), and
-# x of (txid, event, client), null if absent; 64 bits, so that among ten million values two meet once in 300,000 logs.
-# link: number of the tracker link it came over, null for none. reason: of the rejection, null if it is a valid event.
-# slot: see `Reading`. read: whether it was read by columns, and not by the engine's parser. at: its row among all pages.
-EVENTS: dict[str, Any] = {
-    "ord": pl.Int64, "t": pl.Int64, "cid": pl.Int32, "ev": pl.Int16, "uid": pl.UInt64, "tag": pl.UInt64,
-    "click": pl.UInt64, "x": pl.UInt64, "test": pl.Boolean, "link": pl.Int32, "reason": pl.Categorical,
-    "slot": pl.Int32, "read": pl.Boolean, "at": pl.UInt32,
-}  # fmt: skip
 FEW_ODD = 1 << 15  # of a page, so few that they are not worth a reading of their own
 MAX_EVENTS = 32_767  # that a rulebook names: as far as 16 bits count
 _LINK = {"cid": pl.Int32, "affiliate": pl.String, "reason": pl.String}
@@ -58,6 +50,7 @@ class Links:
         self._rulebook = rulebook
         self._cids = {name: cid for cid, name in enumerate(rulebook.clients)}
         self._numbers: dict[bytes, int] = {}
+        self._paths: list[bytes] = []
         self._rows: list[tuple[int | None, str | None, str | None]] = []
         self._lock = Lock()
         self._table = pl.DataFrame(schema=_LINK)
@@ -68,6 +61,7 @@ class Links:
         with self._lock:
             if path not in self._numbers:
                 self._numbers[path] = len(self._rows)
+                self._paths.append(path)
                 self._rows.append(self._read(path))
             return self._numbers[path]
 
@@ -76,6 +70,11 @@ class Links:
         if isinstance(found, Rejection):
             return None, None, str(found.reason)
         return self._cids[found.client], found.fields["affiliate"], None
+
+    def path(self, number: int) -> bytes:
+        """The path of a link."""
+        with self._lock:
+            return self._paths[number]
 
     def clients(self) -> pa.Array:
         """By number the cid, -1 for none."""
@@ -115,10 +114,11 @@ class Source:
         self.cids = {name: cid for cid, name in enumerate(rulebook.clients)}
         self.links = Links(rulebook)
         self.others: Counter[str] = Counter()
-        self.places = pl.Series("ord", [], pl.Int64)  # after `read_events`: of all entries, cut or not, sorted
+        self.spans: list[Span] = []  # after `read_events`: of all entries, cut or not
         self._layout: Layout | None = None
         self._lock = Lock()
         self.parsed: dict[int, Event | Rejection] = {}  # by ord: hits that the engine's parser had to read
+        self.ids: Ids | None = None  # after `read_events` with a kernel
         self.pages = Pages(log.files("hits"), keep_bytes)
         cuts = log.cuts.filter(pl.col("partition").is_in(partitions))
         everything = cuts.height == log.cuts.height and not cuts["beyond"].sum()
@@ -196,41 +196,44 @@ def last_event(name: str) -> str:
 def read_events(source: Source, ordered: bool = True) -> pl.DataFrame:
     """All hits in the columns of `EVENTS`, each once, sorted by ord if they shall be ordered."""
     source.others.clear()
+    compiled = source.session.kernel
+    sheet = None if compiled is None else Sheet(compiled, source.pages.height)
     with ThreadPoolExecutor(source.session.threads) as pool:
-        scans = list(pool.map(lambda page: _scanned(source, page), source.pages))
-    odd = [batch for found in scans for batch in found.odd]
-    frames = [pl.DataFrame(schema=EVENTS), *(found.events for found in scans), *_by_columns(source, odd)]
-    marks = [pl.Series("ord", [], pl.Int64), *(mark for found in scans for mark in found.marks)]
-    del scans
-    events = pl.concat(frames, rechunk=True)
-    del frames
-    source.places = pl.concat([events["ord"], *marks]).sort()
+        scans = list(pool.map(lambda page: _scanned(source, page, sheet), source.pages))
+    frames = [frame for found in scans for frame in found.events]
+    frames += _by_columns(source, [batch for found in scans for batch in found.odd])
+    if sheet is None:
+        events = pl.concat([pl.DataFrame(schema=EVENTS), *frames], rechunk=True)
+        marks = [mark for found in scans for mark in found.marks]
+        source.spans = spans_of(pl.concat([events["ord"], *marks]).sort())
+    else:
+        for frame in frames:
+            sheet.put(frame)
+        events, source.spans, source.ids = sheet.events(), sheet.spans(), sheet.ids
+    del scans, frames
     events = _read_the_rest(source, events)
-    return events if not ordered and _rises(source.places) else _in_order(events)
+    once = all(span.distinct == span.stored for span in source.spans)
+    return events if once and not ordered else _in_order(events)
 
 
 class _Scanned(NamedTuple):
-    """A page. odd: hits that are not read yet. marks: the places of other entries."""
+    """A page. events: hits that stand in no sheet yet. odd: hits that are not read yet. marks: the places of other entries,
+    where there is no sheet."""
 
-    events: pl.DataFrame
+    events: list[pl.DataFrame]
     odd: list[pa.RecordBatch]
     marks: list[pl.Series]
 
 
-def _scanned(source: Source, page: Page) -> _Scanned:
+def _scanned(source: Source, page: Page, sheet: Sheet | None) -> _Scanned:
     """Where few hits of a page are odd, they are left to be read together with those of other pages."""
-    parts = read_page(source, page)
+    parts = read_page(source, page, sheet)
     source.pages.keep(page, parts.words)
-    frames = [pl.DataFrame(schema=EVENTS)]
-    if parts.plain:
-        plain = cast(pl.DataFrame, pl.from_arrow(pa.Table.from_batches(parts.plain)))
-        frames.append(plain.with_columns(reason=pl.lit(None, pl.Categorical), read=pl.lit(True)).select(list(EVENTS)))
-    few = sum(batch.num_rows for batch in parts.odd) < FEW_ODD
-    if not few:
-        frames += _by_columns(source, parts.odd)
     marks = [pl.DataFrame(pl.from_arrow(one)) for one in parts.marks]
     places = [one["partition"].cast(pl.Int64) * PLACE + one["seq"] for one in marks]
-    return _Scanned(pl.concat(frames), parts.odd if few else [], places)
+    if sum(batch.num_rows for batch in parts.odd) < FEW_ODD:
+        return _Scanned([], parts.odd, places)
+    return _Scanned(list(_by_columns(source, parts.odd)), [], places)
 
 
 def _by_columns(source: Source, odd: list[pa.RecordBatch]) -> Iterator[pl.DataFrame]:

@@ -8,6 +8,7 @@ Two rulebooks that are compared stand on one ground: the log is read and recogni
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 import polars as pl
@@ -20,7 +21,7 @@ from lab.sets.narrow import key_of, keys, rarest, tied
 from lab.sets.people import People
 from lab.sets.reading import shape_of
 from lab.sets.said import Said
-from service.engine import Entry
+from lab.sets.stored import Known, known
 from service.engine.rulebook import Rulebook, Trigger
 
 
@@ -48,14 +49,16 @@ class Ground:
         self.everything = everything
         clients = list(source.rulebook.clients.values())
         self.remember = pl.Series([client.remember_us for client in clients], dtype=pl.Int64)
-        self._entries: dict[int, Entry] = {}
+        self._known: dict[int, Known] = {}
         self._cids = {name: cid for cid, name in enumerate(source.rulebook.clients)}
         events = read_events(source, ordered=everything)
-        unsure = find_unsure(events)
-        self.twice = find_duplicates(events, unsure, self.remember)
+        with ThreadPoolExecutor(1) as pool:
+            keyed = pool.submit(keys, events)
+            unsure = find_unsure(events)
+            self.twice = find_duplicates(events, unsure, self.remember)
+            key = keyed.result()
         self.counted = mask(events.height, self.twice.filter("duplicate")["row"], False)
         self.doubtful = pl.concat([unsure.cast(pl.UInt32), self.twice.filter("unsure")["row"]]).unique()
-        key = keys(events)
         self._present: dict[int, int] = dict(key.value_counts(name="hits").drop_nulls().iter_rows())
         self.hits, self.judged = events.height, judged(events, self.counted)
         self.events = events if everything else self._narrow(events, key)
@@ -79,20 +82,19 @@ class Ground:
         """What reads the hits' parameters."""
         return Said(self.source, self.names, self.events)
 
-    def entries(self, places: pl.Series) -> list[tuple[int, Entry]]:
-        """(ord, entry) of these places, in log order; each is read once, whichever rulebook asks for it."""
-        wanted = places.unique().sort()
-        missing = wanted.filter(~wanted.is_in(pl.Series(list(self._entries), dtype=pl.Int64).implode()))
-        hits = self.events.lazy().select("ord", "at").filter(pl.col("ord").is_in(missing.implode()))
-        self._entries |= self.source.entries(hits.collect())
-        return [(place, self._entries[place]) for place in wanted]
+    def known(self, rows: pl.Series) -> list[Known]:
+        """Some hits in log order; each is made once, whichever rulebook asks for it."""
+        places = self.events["ord"].gather(rows)
+        missing = rows.filter(~places.is_in(pl.Series(list(self._known), dtype=pl.Int64).implode()))
+        self._known |= {hit[0]: hit for hit in known(self.source, self.said, self.events, missing)}
+        return [self._known[place] for place in places.unique().sort()]
 
     def _narrow(self, events: pl.DataFrame, key: pl.Series) -> pl.DataFrame:
         """Only hits that could concern a trigger, and tests; in log order. key: see `lab.sets.narrow`."""
         asked = {kind for book in self.rulebooks for kind in kinds(trigger for _, trigger in self.triggers(book))}
         needed = [tuple(self._key(client, event) for event in (on, *after)) for client, on, after in asked]
         seeds = key.is_in(rarest(needed, self._present)).fill_null(False).arg_true().cast(pl.UInt32)
-        wanted = tied(events, pl.concat([seeds, self.doubtful]))
+        wanted = tied(events, pl.concat([seeds, self.doubtful]), self.source.session.kernel)
         kept = events.select(wanted | (pl.col("test") & pl.col("reason").is_null())).to_series().arg_true()
         kept = kept.gather(events["ord"].gather(kept).arg_sort())
         moved = pl.repeat(None, events.height, dtype=pl.UInt32, eager=True)

@@ -6,9 +6,12 @@ on everybody too; that is known before (`duplicates`) and is put into the state 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
-from service.engine import Entry, Event, Outcome, Rulebook, State, parse, process
+from lab.sets.stored import Known
+from service.engine import Event, Outcome, Rulebook, State, process
 from service.engine.rulebook import Cap, index_triggers
 from service.engine.visitors import space, txid_key
 
@@ -28,14 +31,12 @@ def lift_caps(rulebook: Rulebook) -> Rulebook:
     )
 
 
-def decide(entries: list[tuple[int, Entry]], earlier: dict[int, int], rulebook: Rulebook) -> list[Decided]:
-    """Entries in log order through the engine. earlier: log time of the accepted hit with the same txid, by ord."""
+def decide(hits: Iterable[Known], earlier: dict[int, int], rulebook: Rulebook) -> list[Decided]:
+    """Hits in log order through the engine. earlier: log time of the accepted hit with the same txid, by ord."""
     states: dict[int, State] = {}
     found: list[Decided] = []
-    for place, entry in entries:
-        assert entry.hit is not None
+    for place, entry, event in hits:
         state = states.setdefault(entry.partition, State())
-        event = parse(entry.hit, rulebook)
         if place in earlier and isinstance(event, Event):
             key = txid_key(space(event.client, False), event)
             if key is not None:

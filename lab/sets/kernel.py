@@ -16,6 +16,7 @@ import pyarrow as pa
 
 SOURCE = Path(__file__).with_name("scan.c")
 FOLDER = Path(__file__).parent.parent / "_native"
+MANY_PARTITIONS = 1 << 12
 FIELDS = ("client", "event", "uid", "tag_id", "click_id", "txid", "test", "amount", "currency")
 _POINTER = ctypes.c_void_p
 
@@ -56,12 +57,13 @@ class Job(ctypes.Structure):
         ("client_names", _Numbering), ("event_names", _Numbering), ("no_ids", _Numbering),
         *((name, _POINTER) for name in (
             "kind", "route", "path", "refusal", "hit", "way", "refused", "link", "link_client", "partition", "decoded",
-            "seq", "time", "cut", "local", "pattern", "starts",
+            "epoch", "seq", "time", "cut", "local", "pattern", "starts",
         )),
         ("values", _Texts), ("ids", _Texts),
         *((name, _POINTER) for name in (
-            "to_ord", "to_t", "to_cid", "to_link", "to_slot", "to_ev", "to_uid", "to_tag", "to_click", "to_x", "to_at",
-            "uid_bits", "tag_bits", "click_bits", "x_bits", "link_bits", "test_bits", "odd",
+            "to_ord", "to_t", "to_cid", "to_link", "to_slot", "to_ev", "to_uid", "to_tag", "to_click", "to_x",
+            "to_id", "to_epoch", "id_bits", "uid_bits", "tag_bits", "click_bits", "x_bits", "link_bits", "test_bits",
+            "plain_bits", "here_bits", "odd",
         )),
         ("odds", ctypes.c_int64),
     )  # fmt: skip
@@ -88,7 +90,13 @@ class Kernel:
             ("hash_texts", (wide, pointer, pointer, pointer), None),
             ("number_names", (wide, pointer, pointer, wide, pointer), None),
             ("tell_patterns", (wide, pointer, pointer, wide, pointer, pointer, pointer), wide),
-            ("read_hits", (ctypes.POINTER(Job),), wide),
+            ("read_hits", (ctypes.POINTER(Job),), None),
+            ("scatter", (wide, pointer, wide, pointer, pointer), None),
+            ("mark", (wide, pointer, pointer, pointer), None),
+            ("spread", (wide, pointer, pointer, wide, wide, pointer, wide, *[pointer] * 4), wide),
+            ("find", (wide, pointer, pointer, pointer), wide),
+            ("spans", (wide, pointer, wide, *[pointer] * 3), wide),
+            ("write_ids", (wide, *[pointer] * 4), wide),
         ):
             function = getattr(library, name)
             function.argtypes, function.restype = takes, gives
@@ -114,9 +122,64 @@ class Kernel:
         )
         return whole(pa.int32(), rows, local), whole(pa.int32(), count, firsts).to_pylist()
 
-    def read(self, job: Job) -> int:
-        """Read a batch; how many are plain."""
-        return int(self._library.read_hits(ctypes.byref(job)))
+    def read(self, job: Job) -> None:
+        """Read a batch."""
+        self._library.read_hits(ctypes.byref(job))
+
+    def spread(self, values: pl.Series, there: pl.Series, fresh: pl.Series, found: pa.Buffer) -> pl.Series:
+        """The rows that are not found yet and share a value with a fresh one, among those that are there. found: a byte
+        for each row."""
+        numbers, bits, rows = (one.rechunk().to_arrow() for one in (values, there, fresh))
+        size = 1 << max(10, (2 * len(rows)).bit_length())
+        table, mesh, reached = cleared(8 * size), cleared(2 * size), pa.allocate_buffer(4 * len(numbers))
+        count = self._library.spread(
+            len(numbers), address_of(numbers), bits.buffers()[1].address, bits.offset, len(rows), address_of(rows), size,
+            table.address, mesh.address, found.address, reached.address,
+        )  # fmt: skip
+        return cast(pl.Series, pl.from_arrow(whole(pa.uint32(), count, reached)))
+
+    def find(self, reached: pl.Series, found: pa.Buffer) -> pl.Series:
+        """Note rows as found; those that were not yet."""
+        rows = reached.rechunk().to_arrow()
+        fresh = pa.allocate_buffer(4 * len(rows))
+        count = self._library.find(len(rows), address_of(rows), found.address, fresh.address)
+        return cast(pl.Series, pl.from_arrow(whole(pa.uint32(), count, fresh)))
+
+    def ids(self, at: pl.Series, kept: pa.Buffer, bits: pa.Buffer) -> pa.Array | None:
+        """The hit ids of some rows, None where one of them is not kept."""
+        rows = at.rechunk().to_arrow()
+        texts = pa.allocate_buffer(32 * len(rows))
+        if not self._library.write_ids(len(rows), address_of(rows), kept.address, bits.address, texts.address):
+            return None
+        ends = pl.int_range(0, 32 * len(rows) + 1, 32, dtype=pl.Int32, eager=True).to_arrow()
+        return pa.StringArray.from_buffers(len(rows), ends.buffers()[1], texts)
+
+    def spans(self, rows: int, places: pa.Buffer) -> list[tuple[int, int, int, int, int]] | None:
+        """Of each partition its number, first and last seq, and twice how many rows; None if they do not rise in some."""
+        first, last, count = (cleared(8 * MANY_PARTITIONS) for _ in range(3))
+        if not self._library.spans(rows, places.address, MANY_PARTITIONS, first.address, last.address, count.address):
+            return None
+        columns = (whole(pa.int64(), MANY_PARTITIONS, one).to_pylist() for one in (first, last, count))
+        told = enumerate(zip(*columns, strict=True))
+        return [(number, begin, end, held, held) for number, (begin, end, held) in told if held]
+
+    def scatter(self, at: pl.Series, values: pl.Series, to: pa.Buffer) -> None:
+        """Write numbers to some places."""
+        places, found = at.rechunk().to_arrow(), values.rechunk().to_arrow()
+        width = found.type.bit_width // 8
+        self._library.scatter(len(places), address_of(places), width, address_of(found), to.address)
+
+    def mark(self, at: pl.Series, marked: pl.Series, bits: pa.Buffer) -> None:
+        """Set the bits of those of some places that are marked."""
+        places, found = at.rechunk().to_arrow(), marked.cast(pl.UInt8).rechunk().to_arrow()
+        self._library.mark(len(places), address_of(places), address_of(found), bits.address)
+
+
+def cleared(size: int) -> pa.Buffer:
+    """Bytes that are all zero."""
+    found = pa.allocate_buffer(size)
+    ctypes.memset(found.address, 0, size)
+    return found
 
 
 def address_of(array: pa.Array) -> int:

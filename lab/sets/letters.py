@@ -12,8 +12,8 @@ import polars as pl
 
 from lab.sets.facts import Asked, Finder, visitors
 from lab.sets.said import Said
-from lab.sets.scan import PLACE
 from lab.sets.session import Session
+from lab.sets.spans import PLACE
 from lab.sets.spelling import JSON_FIELDS, OURS, Form, Spelling, full_name, verb
 from service.engine import Event, Visitor
 from service.engine.model import RESERVED, Postback

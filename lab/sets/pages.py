@@ -71,6 +71,7 @@ class Pages:
                 self._pages.append(Page(path, group, base, height))
                 base += height
             self._files.append((path, base))
+        self.height = base
 
     def __iter__(self) -> Iterator[Page]:
         return iter(self._pages)

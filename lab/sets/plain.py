@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
@@ -13,29 +12,24 @@ from lab.sets.kernel import FIELDS, Job, Kernel, address_of, texts_at, whole
 from lab.sets.pages import KEYS, Page, Words, words_of
 from lab.sets.patterns import Patterns, tell_patterns
 from lab.sets.reading import Places
+from lab.sets.sheet import Sheet
 from service.engine.model import DECODER_VERSION
 
 if TYPE_CHECKING:
     from lab.sets.events import Source
 
 REPEATED = ("kind", "route", "path", "refusal")
-COLUMNS = ("partition", "seq", "time", "decoder", "hit_id", "params", *REPEATED)
+COLUMNS = ("partition", "seq", "time", "decoder", "epoch", "hit_id", "params", *REPEATED)
 FEW_PATHS = 1_000  # of which each is looked up, without a look at who came over it
 _WAYS = {"e": 1, "c": 2}
-_RESULTS = {
-    "ord": pa.int64(), "t": pa.int64(), "cid": pa.int32(), "link": pa.int32(), "slot": pa.int32(), "ev": pa.int16(),
-    "uid": pa.uint64(), "tag": pa.uint64(), "click": pa.uint64(), "x": pa.uint64(), "at": pa.uint32(),
-}  # fmt: skip
-_SOME = ("uid", "tag", "click", "x", "link")  # that not every hit has
 
 
 class Parts(NamedTuple):
-    """What a page holds, batch by batch. plain: plain hits in the columns of `EVENTS`, but for reason and read. odd: all
-    other rows, with `at` and `pattern`. words: what all rows said."""
+    """What a page holds beside the hits that the kernel wrote into the sheet. odd: rows of all others, with `at` and
+    `pattern`. marks: partition and seq of entries that are no hits, where there is no sheet. words: what all rows said."""
 
-    plain: list[pa.RecordBatch]
     odd: list[pa.RecordBatch]
-    marks: list[pa.RecordBatch]  # partition and seq of entries that are no hits
+    marks: list[pa.RecordBatch]
     words: list[Words]
 
 
@@ -66,27 +60,29 @@ def _cuts(cuts: pl.DataFrame) -> pa.Array:
     return pa.array([known.get(partition, -1) for partition in range(max(known, default=0) + 1)], pa.int64())
 
 
-def read_page(source: Source, page: Page) -> Parts:
-    """Without a kernel no hit is plain."""
-    parts, base, compiled = Parts([], [], [], []), page.base, source.session.kernel
+def read_page(source: Source, page: Page, sheet: Sheet | None) -> Parts:
+    """sheet: for plain hits; without a kernel there is none, and no hit is plain."""
+    parts, base, compiled = Parts([], [], []), page.base, source.session.kernel
     for batch in page.batches(COLUMNS, (*REPEATED, KEYS)):
         words, names = words_of(batch["params"])
         patterns = tell_patterns(compiled, source.reading, words.starts, names)
-        if compiled is not None and not words.values.null_count:
-            plain, odd = _Batch(source, batch, words, patterns).read(compiled, base)
-            parts.plain.append(plain)
+        if compiled is not None and sheet is not None:
+            odd = _Batch(source, batch, words, patterns).read(compiled, base, sheet)
         else:
             odd = pa.array(range(batch.num_rows), pa.uint32())
+            parts.marks.append(_marks(batch))
         if len(odd):
             numbers = patterns.numbers.take(patterns.local.take(odd))
             at = pc.add(odd, pa.scalar(base, pa.uint32()))
             parts.odd.append(batch.take(odd).append_column("pattern", numbers).append_column("at", at))
-        if batch["kind"].dictionary.to_pylist() != ["hit"]:
-            other = pc.not_equal(batch["kind"].cast(pa.string()), "hit")
-            parts.marks.append(batch.select(["partition", "seq"]).filter(other))
         parts.words.append(words)
         base += batch.num_rows
     return parts
+
+
+def _marks(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Entries that are no hits."""
+    return batch.select(["partition", "seq"]).filter(pc.not_equal(batch["kind"].cast(pa.string()), "hit"))
 
 
 class _Batch:
@@ -105,36 +101,30 @@ class _Batch:
             "way": pa.array([_WAYS.get(text, 0) for text in texts["route"]], pa.uint8()),
             "refused": pa.array([int(text != "") for text in texts["refusal"]], pa.uint8()),
             "link": links, "link_client": source.links.clients(), "partition": batch["partition"],
-            "decoded": batch["decoder"], "seq": batch["seq"], "time": batch["time"].cast(pa.int64()),
-            "local": patterns.local, "pattern": patterns.numbers.fill_null(-1), "starts": words.starts,
+            "decoded": batch["decoder"], "epoch": batch["epoch"], "seq": batch["seq"],
+            "time": batch["time"].cast(pa.int64()), "local": patterns.local,
+            "pattern": patterns.numbers.fill_null(-1), "starts": words.starts,
         }  # fmt: skip
 
-    def read(self, compiled: Kernel, base: int) -> tuple[pa.RecordBatch, pa.Array]:
-        """The plain hits, and the rows of the others. base: the number of the first row."""
-        layout = self._source.layout(compiled)
-        results = {name: pa.allocate_buffer(self._rows * kind.bit_width // 8) for name, kind in _RESULTS.items()}
-        bits = {name: pa.py_buffer(bytearray(self._rows // 8 + 1)) for name in (*_SOME, "test")}
+    def read(self, compiled: Kernel, base: int, sheet: Sheet) -> pa.Array:
+        """Plain hits into the sheet; the rows of the others. base: the number of the first row."""
         odd = pa.allocate_buffer(4 * self._rows)
-        job = self._job(layout, base, results, bits, odd)
-        plain = compiled.read(job)
-        columns = {name: whole(kind, plain, results[name], bits.get(name)) for name, kind in _RESULTS.items()}
-        columns["test"] = whole(pa.bool_(), plain, bits["test"])
-        return pa.RecordBatch.from_pydict(columns), whole(pa.uint32(), job.odds, odd)
+        layout = self._source.layout(compiled)  # held here as long as the kernel reads it: others may make a newer one
+        job = self._job(layout, base)
+        job.odd = odd.address
+        sheet.open(job)
+        compiled.read(job)
+        return whole(pa.uint32(), job.odds, odd)
 
-    def _job(
-        self, layout: Layout, base: int, results: Mapping[str, pa.Buffer], bits: Mapping[str, pa.Buffer], odd: pa.Buffer
-    ) -> Job:
+    def _job(self, layout: Layout, base: int) -> Job:
         arrays = self._arrays | {
             "places": layout.places, "shape_of": layout.shape_of, "cut": layout.cut,
         }  # fmt: skip
         job = Job(rows=self._rows, base=base, cuts=len(layout.cut), **layout.numbers)
+        if self._words.values.null_count:
+            job.decoder = -1  # nothing is plain
         for name, array in arrays.items():
             setattr(job, name, address_of(array))
-        for name, buffer in results.items():
-            setattr(job, f"to_{name}", buffer.address)
-        for name, buffer in bits.items():
-            setattr(job, f"{name}_bits", buffer.address)
-        job.odd = odd.address
         job.first[:] = layout.first
         job.client_names, job.event_names = layout.clients.pointer, layout.events.pointer
         job.no_ids = layout.no_ids.pointer

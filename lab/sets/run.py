@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -18,8 +20,8 @@ from lab.sets.decide import decide
 from lab.sets.events import Source
 from lab.sets.ground import Ground, alike
 from lab.sets.letters import FIRINGS, LETTERS
-from lab.sets.scan import PLACE
 from lab.sets.session import MEMORY_GB, THREADS, Session
+from lab.sets.spans import PLACE, Span, spans_of
 from lab.sets.unite import firings_of, letters_of
 from service.archive.schemas import SCHEMAS
 from service.engine import EMPTY, Rulebook, State
@@ -146,12 +148,12 @@ def replay(
     tally: dict[tuple[str, str], int] = {}
     certificate = Certificate(0, 0, 0, 0, 0)
     ids = {rulebook.id for rulebook, _ in by_rulebook}
-    known: pl.Series | None = None
+    known: list[Span] | None = None
     for rulebook, partitions in by_rulebook:
-        with Session(memory_gb, threads) as session:
+        with Session(memory_gb, threads) as session, _uncollected():
             ground = Ground(Source(session, log, rulebook, partitions), [rulebook], full)
             made = decide(ground, rulebook, sample_hits)
-            known = ground.source.places if ground.source.cuts is None else None
+            known = ground.source.spans if ground.source.cuts is None else None
         placed = (
             None if made.outcomes is None else [(place // PLACE, epoch, out) for place, epoch, out in made.outcomes]
         )
@@ -170,8 +172,8 @@ def replay(
         outcomes.sort(key=lambda placed: (placed[0], placed[2].seq))
     letters = pl.concat([pl.DataFrame(schema=LETTERS), *(letters for _, letters, _ in parts)])
     firings = pl.concat([pl.DataFrame(schema=FIRINGS), *(firings for _, _, firings in parts)])
-    places = known if known is not None and not mixed and len(by_rulebook) == 1 else _places(log)
-    warnings = tuple(_warnings(log, pinned, by_rulebook, places))
+    spans = known if known is not None and not mixed and len(by_rulebook) == 1 else _spans_of(log)
+    warnings = tuple(_warnings(log, pinned, by_rulebook, spans))
     seconds = perf_counter() - started
     return SetRun(outcomes, letters, firings, pinned, tuple(sorted(ids)), warnings, seconds, tally, certificate)
 
@@ -182,16 +184,29 @@ def replay_both(log: Log, before: Rulebook | None, after: Rulebook | None) -> tu
         return replay(log, before, full=False), replay(log, after, full=False)
     started = perf_counter()
     books, partitions = (before, after), log.cuts["partition"].to_list()
-    with Session() as session:
+    with Session() as session, _uncollected():
         ground = Ground(Source(session, log, before, partitions, (after,)), books, False)
         decisions = [decide(ground, book, SAMPLE_HITS) for book in books]
-    warnings = tuple(_warnings(log, before, [], ground.source.places if ground.source.cuts is None else _places(log)))
+    spans = ground.source.spans if ground.source.cuts is None else _spans_of(log)
+    warnings = tuple(_warnings(log, before, [], spans))
     seconds = perf_counter() - started
     mine, theirs = (
         SetRun(None, d.letters, d.firings, book, (book.id,), warnings, seconds, d.tally, d.certificate)
         for d, book in zip(decisions, books, strict=True)
     )
     return mine, theirs
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector of cycles: what a run makes lives to its end, and would be looked at again and again."""
+    wanted = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if wanted:
+            gc.enable()
 
 
 def _shares(
@@ -253,30 +268,17 @@ def _add(tally: dict[tuple[str, str], int], more: dict[tuple[str, str], int]) ->
         tally[key] = tally.get(key, 0) + hits
 
 
-def _entries(places: pl.Series) -> Iterator[tuple[int, int, int, int, int]]:
-    """Per partition: number, first and last seq, how many different ones, and how many rows. places: sorted."""
-    begin = 0
-    while begin < places.len():
-        partition = places[begin] // PLACE
-        end = int(places.search_sorted((partition + 1) * PLACE))
-        mine = places.slice(begin, end - begin)
-        repeated = int((mine.slice(1) == mine.head(mine.len() - 1)).sum())
-        yield partition, mine[0] % PLACE, mine[-1] % PLACE, mine.len() - repeated, mine.len()
-        begin = end
-
-
-def _places(log: Log) -> pl.Series:
-    """Partition and seq of every entry in one number, sorted."""
+def _spans_of(log: Log) -> list[Span]:
     place = pl.col("partition").cast(pl.Int64) * PLACE + pl.col("seq")
-    return log.hits.select(place.alias("ord")).collect()["ord"].sort()
+    return spans_of(log.hits.select(place.alias("ord")).collect()["ord"].sort())
 
 
 def _warnings(
-    log: Log, pinned: Rulebook | None, by_rulebook: list[tuple[Rulebook, list[int]]], places: pl.Series
+    log: Log, pinned: Rulebook | None, by_rulebook: list[tuple[Rulebook, list[int]]], spans: list[Span]
 ) -> list[str]:
-    """What makes this run less than the truth, in the sentences of a run by the reference engine. places: see `_places`."""
+    """What makes this run less than the truth, in the sentences of a run by the reference engine."""
     found = note(log)
-    for partition, first, last, distinct, stored in _entries(places):
+    for partition, first, last, distinct, stored in spans:
         name, missing, again = f"partition {partition}", last - first + 1 - distinct, stored - distinct
         if first > 1:
             found.append(f"{name}: begins in mid-stream, at entry {first}: what visitors did before is unknown")

@@ -54,17 +54,20 @@ class Said:
     def of(self, rows: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
         """These columns for these rows of `events`."""
         rows = rows.unique()
-        with self._lock:  # until it is taken, nobody else may make room
-            self._need(rows)
-            kept = self._store.take(self._at.gather(rows).to_arrow())
-        heard = pl.DataFrame(
-            {"row": rows, **{name: self._events[name].gather(rows) for name in ("ord", "slot", "link")}}
-        )
-        heard = heard.with_columns(pl.Series(name, pl.from_arrow(kept[name])) for name in _STORED)
-        quoted = _Quoted(self._source, heard, self._places, kept["values"])
+        heard, values = self.heard(rows)
+        quoted = _Quoted(self._source, heard, self._places, values)
         said = pl.DataFrame({"row": rows, **{name: self._column(quoted, name) for name in columns}})
         said = said.cast({"row": pl.UInt32})
         return _with_parsed(self._source, self._names, heard, said) if self._source.parsed else said
+
+    def heard(self, rows: pl.Series) -> tuple[pl.DataFrame, pa.ListArray]:
+        """row, ord, slot, link and what is stored of some rows, each named once; and the values of each."""
+        with self._lock:  # until it is taken, nobody else may make room
+            self._need(rows)
+            kept = self._store.take(self._at.gather(rows).to_arrow())
+        told = {name: self._events[name].gather(rows) for name in ("ord", "slot", "link")}
+        told |= {name: pl.Series(name, pl.from_arrow(kept[name])) for name in _STORED}
+        return pl.DataFrame({"row": rows, **told}), kept["values"]
 
     def fetch(self, rows: pl.Series) -> None:
         """Put what these hits said into the store, if it is not there."""
@@ -136,7 +139,9 @@ def _of_page(source: Source, page: Page, wanted: pl.DataFrame) -> pa.Table:
             said.append(lists.take((rows.slice(first, last - first) - base).to_arrow()))
         base, first = end, last
     values = pa.chunked_array(said, _STORE.schema.field("values").type)
-    return page.take(_STORED, wanted["at"]).append_column("values", values)
+    stored = None if source.ids is None else source.ids.of(wanted["at"])
+    stored = page.take(_STORED, wanted["at"]) if stored is None else stored
+    return stored.append_column("values", values)
 
 
 class _Quoted:

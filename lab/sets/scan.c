@@ -1,8 +1,11 @@
 /* The plain hits of a batch, read at the speed of memory. What is the least unusual is only named: `scan.py` reads it.
 
    Plain is a hit over /e or a tracker link, decoded as today, of a known client and a known event, whose amount and
-   currency, if any, are some, and all of whose identifiers can be seen to be some at a glance. The meaning is that of `scan.py`, which the tests
-   compare hit by hit; nothing here decides what is rejected. */
+   currency, if any, are some, and all of whose identifiers can be seen to be some at a glance. The meaning is that of
+   `scan.py`, which the tests compare hit by hit; nothing here decides what is rejected.
+
+   Behind it what else looks at every row of a log once: whom identifiers tie together (`narrow.py` says the same in columns),
+   and which entries there are (`spans.py`). */
 
 #include <stdint.h>
 #include <string.h>
@@ -31,18 +34,19 @@ typedef struct {
     const int32_t *kind, *route, *path, *refusal;   /* codes by row */
     const uint8_t *hit, *way, *refused;             /* by code; way: 1 for /e, 2 for a tracker link, 0 for others */
     const int32_t *link, *link_client;              /* by code of a path, and by link; -1 for none */
-    const int32_t *partition, *decoded;
+    const int32_t *partition, *decoded, *epoch;
     const int64_t *seq, *time, *cut;                /* cut: by partition the last seq; cuts: how many, 0 for none */
     const int32_t *local, *pattern;                 /* by row, and by local pattern its number or -1 */
     const int32_t *starts;
     texts values, ids;
-    /* results, for plain hits one after the other; bits say where something is there */
+    /* results, by the number of a row among all rows; bits say where something is there */
     int64_t *to_ord, *to_t;
     int32_t *to_cid, *to_link, *to_slot;
     int16_t *to_ev;
     uint64_t *to_uid, *to_tag, *to_click, *to_x;
-    uint32_t *to_at;
-    uint8_t *uid_bits, *tag_bits, *click_bits, *x_bits, *link_bits, *test_bits;
+    uint64_t *to_id;                                /* two for each row: the 32 hex digits of its hit id */
+    int32_t *to_epoch;
+    uint8_t *id_bits, *uid_bits, *tag_bits, *click_bits, *x_bits, *link_bits, *test_bits, *plain_bits, *here_bits;
     uint32_t *odd;
     int64_t odds;
 } job;
@@ -161,9 +165,58 @@ static int is_currency(const uint8_t *text, int32_t length) {
     return length == 3 && is_letter(text[0]) && is_letter(text[1]) && is_letter(text[2]);
 }
 
-static void set(uint8_t *bits, int64_t row) { bits[row >> 3] |= (uint8_t)(1 << (row & 7)); }
+/* The first and the last byte of a job are others' too, who may write at the same time. */
+static void set(const job *at, uint8_t *bits, int64_t row) {
+    int64_t byte = row >> 3;
+    uint8_t bit = (uint8_t)(1 << (row & 7));
+    if (byte == at->base >> 3 || byte == (at->base + at->rows - 1) >> 3)
+        __atomic_fetch_or(bits + byte, bit, __ATOMIC_RELAXED);
+    else
+        bits[byte] |= bit;
+}
 
-/* One hit as result number `to`; 0 if it is odd. */
+/* Numbers of so many bytes to some places. */
+void scatter(int64_t rows, const uint32_t *places, int64_t width, const uint8_t *values, uint8_t *to) {
+    for (int64_t row = 0; row < rows; row++) memcpy(to + places[row] * width, values + row * width, (size_t)width);
+}
+
+void mark(int64_t rows, const uint32_t *places, const uint8_t *marked, uint8_t *bits) {
+    for (int64_t row = 0; row < rows; row++)
+        if (marked[row]) bits[places[row] >> 3] |= (uint8_t)(1 << (places[row] & 7));
+}
+
+#define EACH(byte) ((uint64_t)(byte) * 0x0101010101010101u)
+
+/* 32 lower hex digits as two numbers, the first digit lowest; 0 if the text is none. Eight at a time, as bytes of a word. */
+static int read_id(const uint8_t *text, int32_t length, uint64_t *to) {
+    if (length != 32) return 0;
+    for (int part = 0; part < 4; part++) {
+        uint64_t word, digits;
+        memcpy(&word, text + 8 * part, 8);
+        digits = (word & EACH(0x0f)) + (word >> 6 & EACH(1)) * 9;
+        if (word != (digits & EACH(0x0f)) + EACH('0') + (((digits & EACH(0x0f)) + EACH(6)) >> 4 & EACH(1)) * ('a' - '0' - 10))
+            return 0;
+        digits = (digits | digits >> 4) & 0x00ff00ff00ff00ffu;
+        digits = (digits | digits >> 8) & 0x0000ffff0000ffffu;
+        digits = (digits | digits >> 16) & 0xffffffffu;
+        to[part / 2] = part & 1 ? to[part / 2] | digits << 32 : digits;
+    }
+    return 1;
+}
+
+/* The ids of some rows as texts of 32 bytes, one after the other; 0 if some row has none that is kept. */
+int64_t write_ids(int64_t count, const uint32_t *rows, const uint64_t *ids, const uint8_t *bits, uint8_t *to) {
+    for (int64_t one = 0; one < count; one++) {
+        int64_t row = rows[one];
+        if (!(bits[row >> 3] >> (row & 7) & 1)) return 0;
+        for (int half = 0; half < 2; half++)
+            for (int shift = 0; shift < 64; shift += 4)
+                *to++ = (uint8_t)"0123456789abcdef"[ids[2 * row + half] >> shift & 15];
+    }
+    return 1;
+}
+
+/* One hit; 0 if it is odd. to: its number among all rows. */
 static int read_hit(const job *at, int64_t row, int64_t to) {
     int32_t start = at->starts[row], pattern = at->pattern[at->local[row]], link = -1, cid, ev;
     int way = at->way[at->route[row]];
@@ -213,18 +266,18 @@ static int read_hit(const job *at, int64_t row, int64_t to) {
     length = sent(at, TXID, key, start, &text);
     if (length >= 0) {
         at->to_x[to] = (hash(text, length) * MIX + event_hash) * MIX + salt;
-        set(at->x_bits, to);
+        set(at, at->x_bits, to);
     }
     length = sent(at, TEST, key, start, &text);
-    if (length == 1 && text[0] == '1') set(at->test_bits, to);
-    if (has_uid) set(at->uid_bits, to);
-    if (has_tag) set(at->tag_bits, to);
-    if (has_click) set(at->click_bits, to);
-    if (link >= 0) set(at->link_bits, to);
+    if (length == 1 && text[0] == '1') set(at, at->test_bits, to);
+    if (has_uid) set(at, at->uid_bits, to);
+    if (has_tag) set(at, at->tag_bits, to);
+    if (has_click) set(at, at->click_bits, to);
+    if (link >= 0) set(at, at->link_bits, to);
+    set(at, at->plain_bits, to);
     at->to_uid[to] = uid, at->to_tag[to] = tag, at->to_click[to] = click, at->to_link[to] = link;
-    at->to_ord[to] = (int64_t)at->partition[row] * PLACE + at->seq[row];
     at->to_t[to] = at->time[row], at->to_cid[to] = cid, at->to_ev[to] = (int16_t)ev;
-    at->to_slot[to] = pattern * at->clients + cid, at->to_at[to] = (uint32_t)(at->base + row);
+    at->to_slot[to] = pattern * at->clients + cid;
     return 1;
 }
 
@@ -232,14 +285,67 @@ static int is_cut(const job *at, int32_t partition, int64_t seq) {
     return at->cuts && (partition < 0 || partition >= at->cuts || seq > at->cut[partition]);
 }
 
-/* Reads all rows. Answers with how many are plain; the others that are hits before the cut stand in odd. */
-int64_t read_hits(job *at) {
-    int64_t plain = 0;
+/* Reads all rows. Hits before the cut that are not plain stand in odd. */
+void read_hits(job *at) {
     at->odds = 0;
     for (int64_t row = 0; row < at->rows; row++) {
+        int64_t to = at->base + row;
+        int32_t begin = at->ids.offsets[row];
+        at->to_ord[to] = (int64_t)at->partition[row] * PLACE + at->seq[row], at->to_epoch[to] = at->epoch[row];
+        if (read_id(at->ids.data + begin, at->ids.offsets[row + 1] - begin, at->to_id + 2 * to)) set(at, at->id_bits, to);
         if (!at->hit[at->kind[row]] || is_cut(at, at->partition[row], at->seq[row])) continue;
-        if (read_hit(at, row, plain)) plain++;
-        else at->odd[at->odds++] = (uint32_t)row;
+        set(at, at->here_bits, to);
+        if (!read_hit(at, row, to)) at->odd[at->odds++] = (uint32_t)row;
     }
-    return plain;
+}
+
+static int is_set(const uint8_t *bits, int64_t from, int64_t row) {
+    return !bits || bits[(from + row) >> 3] >> ((from + row) & 7) & 1;
+}
+
+/* The rows not found yet that share a value with a fresh one; how many. there, from: bits of the rows that count, 0 for all.
+   size: of the table, a power of two and more than twice the fresh. 0 stands for an empty place; whether the value 0 is
+   among the fresh is noted beside. filter: sixteen bits for each place, all clear: of nearly all other rows one look there
+   says that they are none. */
+int64_t spread(int64_t rows, const uint64_t *values, const uint8_t *there, int64_t from, int64_t count,
+               const uint32_t *fresh, int64_t size, uint64_t *table, uint8_t *filter, const uint8_t *found,
+               uint32_t *reached) {
+    int64_t reaches = 0, zero = 0;
+    int shift = 64 - __builtin_ctzll((uint64_t)size), fine = shift - 4;
+    uint64_t mask = (uint64_t)size - 1;
+    for (int64_t one = 0; one < count; one++) {
+        if (!is_set(there, from, fresh[one])) continue;
+        uint64_t value = values[fresh[one]], mixed = value * MIX, place = mixed >> shift;
+        filter[mixed >> fine >> 3] |= (uint8_t)(1 << (mixed >> fine & 7));
+        while (table[place] && table[place] != value) place = (place + 1) & mask;
+        if (value) table[place] = value;
+        else zero = 1;
+    }
+    for (int64_t row = 0; row < rows; row++) {
+        uint64_t value = values[row], mixed = value * MIX, place = mixed >> shift;
+        if (!(filter[mixed >> fine >> 3] >> (mixed >> fine & 7) & 1)) continue;
+        if (found[row] || !is_set(there, from, row)) continue;
+        while (table[place] && table[place] != value) place = (place + 1) & mask;
+        if (value ? table[place] == value : zero) reached[reaches++] = (uint32_t)row;
+    }
+    return reaches;
+}
+
+/* Notes rows as found; those that were not yet stand in fresh. How many. */
+int64_t find(int64_t count, const uint32_t *reached, uint8_t *found, uint32_t *fresh) {
+    int64_t news = 0;
+    for (int64_t one = 0; one < count; one++)
+        if (!found[reached[one]]) found[reached[one]] = 1, fresh[news++] = reached[one];
+    return news;
+}
+
+/* First and last seq and the rows of each partition; 0 if there are more partitions, or seq does not rise in some. */
+int64_t spans(int64_t rows, const int64_t *places, int64_t most, int64_t *first, int64_t *last, int64_t *count) {
+    for (int64_t row = 0; row < rows; row++) {
+        int64_t partition = places[row] / PLACE, seq = places[row] % PLACE;
+        if (partition < 0 || partition >= most || (count[partition] && seq <= last[partition])) return 0;
+        if (!count[partition]++) first[partition] = seq;
+        last[partition] = seq;
+    }
+    return 1;
 }

@@ -12,12 +12,12 @@ import pyarrow as pa
 from lab.sets.pages import words_of
 from lab.sets.plain import REPEATED, as_codes, known_links
 from lab.sets.reading import Spoken, reasons
+from lab.sets.spans import PLACE
 from service.engine.model import DECODER_VERSION
 
 if TYPE_CHECKING:
     from lab.sets.events import Source
 
-PLACE = 1 << 44  # sequence numbers below one partition
 GROUP = 1 << 20  # clients below one partition
 SLICE = 1 << 17  # hits that are looked at together
 ODD = 0x9E3779B97F4A7C15  # the golden ratio in 64 bits: it spreads small numbers

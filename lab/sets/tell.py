@@ -13,7 +13,7 @@ import polars as pl
 from lab.sets.facts import Finder, visitors
 from lab.sets.hard import Decided
 from lab.sets.reading import FIELDS
-from lab.sets.scan import PLACE
+from lab.sets.spans import PLACE
 from service.engine import Event, Outcome, Visitor
 from service.engine.model import Firing, Postback
 from service.engine.postbacks import fire

@@ -9,7 +9,8 @@ import polars as pl
 
 from lab.sets.hard import Decided
 from lab.sets.letters import FIRINGS, LETTERS, row_of
-from lab.sets.scan import GROUP, PLACE
+from lab.sets.scan import GROUP
+from lab.sets.spans import PLACE
 from lab.sets.stages import REACHED
 from service.engine import Outcome, Rulebook
 

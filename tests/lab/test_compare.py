@@ -161,6 +161,18 @@ def test_what_depends_on_the_order_of_ties_is_the_noise_floor(tied: Log) -> None
     assert "differences as small as that mean nothing" in noise.sentence
 
 
+def test_money_by_a_column_that_is_none_names_those_that_may_be_asked(log: Log) -> None:
+    comparison = log.compare(RULES, STRICTER)
+
+    for asked, says in (
+        ("nobody", "known are affiliate, client, currency, trigger"),
+        ("client_", "did you mean 'client'"),
+    ):
+        with pytest.raises(LabError, match=f"money by '{asked}' is none.*{says}"):
+            comparison.money_by(asked)
+    assert comparison.money_by("currency").equals(comparison.totals)
+
+
 def test_without_ties_there_is_no_noise(log: Log) -> None:
     calm = log.compare(RULES, CHEAPER).noise
     assert calm is not None and calm.ties == 0 and "nothing here depends" in calm.sentence

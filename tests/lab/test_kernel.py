@@ -23,6 +23,8 @@ from lab.sets.pages import Words
 from lab.sets.run import replay
 from lab.sets.said import Said
 from lab.sets.session import Session
+from service.archive import tables
+from service.archive.schemas import SCHEMAS
 from service.engine import Rulebook, load
 from tests.lab.pairs import pairs
 
@@ -81,6 +83,22 @@ def test_what_hits_said_is_read_again_where_it_did_not_fit_into_memory(tmp_path:
     # then some of it was read again, and the answer is the same
     assert set(kept) == {True, False}
     assert made.letters["id"].sort().equals(whole.postbacks["postback_id"].sort())
+
+
+@pytest.mark.parametrize("odd", ["", "A" * 22, "g" * 22, "/" * 22, "ü" * 11])
+def test_a_hit_id_as_no_service_makes_it_is_kept_too(tmp_path: Path, odd: str) -> None:
+    # given a log in which every seventh id is one of another kind
+    generate(tmp_path / "made", 3_000)
+    hits = lab.open(tmp_path / "made").hits.collect()
+    number = pl.col("partition") * 1_000_000 + pl.col("seq")
+    odd_ids = pl.concat_str(pl.lit(odd), number.cast(pl.String).str.zfill(10))
+    told = hits.with_columns(hit_id=pl.when(pl.col("seq") % 7 == 0).then(odd_ids).otherwise("hit_id"))
+    tables.append(tmp_path / "log", "hits", told.to_arrow().cast(SCHEMAS["hits"]))
+    log, rules = lab.open(tmp_path / "log"), ROOT / "datasets" / "rules.toml"
+    # then both engines post the same
+    mine, theirs = replay(log, rules, full=False).postbacks, log.replay(rules).postbacks
+    assert mine["postback_id"].sort().equals(theirs["postback_id"].sort())
+    assert mine.filter(pl.col("seq") % 7 == 0)["hit_id"].str.starts_with(odd).all()
 
 
 def _decided(log: Log, rulebook: Rulebook, cut_rows: int = 0) -> pl.Series:
