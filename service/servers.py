@@ -45,6 +45,29 @@ def client(url: str, timeout_s: float | None = 5.0) -> redis.Redis:
     )
 
 
+def async_client(url: str, timeout_s: float, connect_timeout_s: float = 1.0, **more: Any) -> aioredis.Redis:
+    """The same, asynchronous. more: what else the library's client takes.
+
+    A connection that was reset is a ConnectionError here also on the event loop of uvloop, which has a RuntimeError for
+    whoever writes before it has said that the connection is lost.
+    """
+    found = aioredis.Redis.from_url(
+        url, socket_timeout=timeout_s, socket_connect_timeout=connect_timeout_s, retry=Retry(NoBackoff(), 0), protocol=2,
+        **more,
+    )  # fmt: skip
+    kind: Any = found.connection_pool.connection_class  # by the scheme: plain, TLS or a socket of this machine
+
+    class Connection(kind):  # type: ignore[misc]
+        async def send_packed_command(self, *args: Any, **named: Any) -> None:
+            try:
+                await super().send_packed_command(*args, **named)
+            except RuntimeError as error:
+                raise redis.ConnectionError(f"the connection was lost: {error}") from error
+
+    found.connection_pool.connection_class = Connection
+    return found
+
+
 def is_away(error: Exception) -> bool:
     """Whether the error means that Redis cannot take a write now: refused, loading, full, read-only."""
     if isinstance(error, (*AWAY, redis.exceptions.OutOfMemoryError, redis.ReadOnlyError)):
@@ -91,10 +114,7 @@ def checked_client(
         if compare is not None and not _same_run(await _ask(connection, "INFO", "server"), state[2]):
             await compare()
 
-    return aioredis.Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=1.0, retry=Retry(NoBackoff(), 0), protocol=2,
-        redis_connect_func=on_connect,
-    )  # fmt: skip
+    return async_client(url, timeout_s, redis_connect_func=on_connect)
 
 
 def guarded_client(url: str, timeout_s: float | None, partitions: int, compare: Callable[[], None]) -> redis.Redis:

@@ -15,8 +15,6 @@ from itertools import chain
 import redis.asyncio as aioredis
 from litestar import Response, get
 from litestar.datastructures import State
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from service.admin.exposition import CONTENT_TYPE, Sample, exposition
@@ -24,7 +22,7 @@ from service.admin.figures import look
 from service.admin.machine import spools
 from service.admin.metrics import METRICS
 from service.intake.tally import Tally
-from service.servers import is_away
+from service.servers import async_client, is_away
 from service.settings import Settings
 
 log = logging.getLogger("backtrack.web")
@@ -40,10 +38,7 @@ class Scraper:
         self._settings = settings
         self._redis = connection
         self._tally = tally
-        self._broker = aioredis.Redis.from_url(
-            settings.broker_url, socket_timeout=BROKER_TIMEOUT_S, socket_connect_timeout=BROKER_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0), protocol=2,
-        )  # fmt: skip
+        self._broker = async_client(settings.broker_url, BROKER_TIMEOUT_S, BROKER_TIMEOUT_S)
         self._one_at_a_time = asyncio.Lock()
         self._page = b""
         self._made_s = -FRESH_S

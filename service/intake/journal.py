@@ -174,12 +174,20 @@ class RedisJournal:
                 await self._let_drain()
             behind = [batch for batch in batches if self.spool.holds(batch.partition)]
             free = [batch for batch in batches if not self.spool.holds(batch.partition)]
-            left = behind + (await self._appender.append(free) if free else [])
+            left = behind + (await self._append(free) if free else [])
             lost = left if left and not await self._to_spool(left) else []
         except Exception:  # whoever waits must hear that nothing is promised
             log.exception("%d hits refused", sum(batch.count for batch in batches))
         for batch in batches:
             batch.settle(batch not in lost)
+
+    async def _append(self, batches: list[Batch]) -> list[Batch]:
+        """Those that may not have arrived: all of them if something happens that nobody has foreseen."""
+        try:
+            return await self._appender.append(batches)
+        except Exception:
+            log.exception("%d hits go to the spool", sum(batch.count for batch in batches))
+            return batches
 
     # the spool
 

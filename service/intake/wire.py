@@ -39,6 +39,9 @@ class Wire:
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await answers.ask(commands)
+        except RuntimeError as error:  # uvloop's, for a connection that it has closed and not yet told us of
+            answers.close()
+            raise RedisConnectionError(f"the connection was lost: {error}") from error
         except BaseException:
             answers.close()  # an answer that comes late is nobody's
             raise
@@ -72,8 +75,8 @@ class _Answers(asyncio.Protocol):
     def ask(self, commands: list[Command]) -> asyncio.Future[list[Any]]:
         """Send; the future has the answers."""
         found: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((len(commands), found))
         self._transport.write(b"".join([pack_command(cast(Any, command)) for command in commands]))
+        self._waiting.append((len(commands), found))
         return found
 
     def data_received(self, data: bytes) -> None:

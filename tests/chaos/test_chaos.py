@@ -53,7 +53,7 @@ def test_a_rolling_restart_loses_nothing(tmp_path: Path) -> None:
             load.end()
         # then nothing is lost, nothing decided twice, no epoch has begun, and every number is in its place
         assert compare(one.settings, load.ledger, [], replay=True) == Findings()
-        assert load.ledger.refused == 0
+        assert load.ledger.refused == 0, load.ledger.statuses
 
 
 def test_every_fault_comes_before_one_comes_again() -> None:

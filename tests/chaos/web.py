@@ -11,6 +11,7 @@ import msgspec
 
 from service.app import build
 from service.engine import Hit
+from service.intake.batch import Tell
 from service.intake.front import Front
 from service.intake.journal import RedisJournal
 from service.settings import from_environment
@@ -26,7 +27,14 @@ class SkewedJournal(RedisJournal):
 
     async def append(self, partition: int, hit: Hit) -> None:
         """Store the hit."""
-        await super().append(partition, msgspec.structs.replace(hit, received_at_us=hit.received_at_us + self.skew_us))
+        await super().append(partition, self._skewed(hit))
+
+    def put(self, partition: int, hit: Hit, tell: Tell) -> None:
+        """The same for who does not wait."""
+        super().put(partition, self._skewed(hit), tell)
+
+    def _skewed(self, hit: Hit) -> Hit:
+        return msgspec.structs.replace(hit, received_at_us=hit.received_at_us + self.skew_us)
 
 
 def create() -> Front:

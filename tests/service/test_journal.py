@@ -311,6 +311,25 @@ def test_a_key_of_the_wrong_type_delays_hits_and_loses_none(settings: Settings, 
     run(settings, body)
 
 
+def test_what_nobody_has_foreseen_sends_hits_to_the_spool_and_refuses_none(
+    settings: Settings, redis_journal: redis.Redis
+) -> None:
+    woken: list[int] = []
+
+    def wake(numbers: list[int]) -> None:
+        woken.extend(numbers)
+        raise ValueError("a bug of ours")
+
+    async def body(journal: RedisJournal) -> None:
+        # when an append fails in a way that it should not know, after the journal has the hit
+        await journal.append(0, a_hit())
+        # then the hit is acknowledged, and the journal has it once
+        await drained(journal)
+        assert len(logged_hits(redis_journal)) == 1 and woken == [0]
+
+    run(settings, body, wake)
+
+
 def test_the_folder_of_the_spool_appears_with_the_journal(settings: Settings, tmp_path: Path) -> None:
     # given a folder that is not there
     deep = msgspec.structs.replace(settings, var=tmp_path / "a" / "b")

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+import random
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 import redis
 import redis.asyncio as aioredis
+import uvloop
 
 from service.intake.wire import Wire
+from service.servers import checked_client
 from service.settings import Settings
 
 Test = Callable[[Wire, aioredis.Redis], Awaitable[None]]
@@ -79,3 +88,68 @@ def test_an_answer_that_comes_too_late_is_nobodys(settings: Settings, journal: r
         assert await wire.call([("ECHO", "mine")]) == [b"mine"]
 
     run(settings, body, timeout_s=0.2)
+
+
+@contextlib.contextmanager
+def reset_at_random() -> Iterator[str]:
+    """The address of a server that resets each connection within two milliseconds."""
+    chance = random.Random(1)
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    near, _ = listener.accept()
+                    near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    until_s = time.perf_counter() + chance.random() * 0.002
+                    while time.perf_counter() < until_s:
+                        pass
+                    near.close()
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        try:
+            yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            serving.join(5)
+
+
+def test_a_connection_that_is_reset_at_any_moment_is_lost_and_nothing_worse() -> None:
+    async def body(url: str) -> Counter[bool]:
+        connection = checked_client(url, 1.0, 4)
+        wire, kinds = Wire(connection, 1.0), Counter[bool]()
+        for _ in range(700):
+            try:
+                await wire.call([("ECHO", "a")])
+            except Exception as error:
+                kinds[isinstance(error, (TimeoutError, redis.ConnectionError, OSError))] += 1
+        await connection.aclose()
+        return kinds
+
+    # when the loop of the web process, which knows an error of its own, connects to a server that ends every connection
+    with reset_at_random() as url:
+        # then it is always one of those that send hits to the spool
+        assert uvloop.run(body(url)) == {True: 700}
+
+
+def test_a_connection_that_was_lost_while_it_was_opened_is_lost_too(settings: Settings, journal: redis.Redis) -> None:
+    async def body() -> None:
+        client = aioredis.Redis.from_url(settings.journal_url)
+        wire = Wire(client, 5.0)
+        number = (await wire.call([("CLIENT", "ID")]))[0]
+        # given a connection that the loop has closed, of which its owner was not told
+        answers = wire._answers
+        assert answers is not None
+        wire.close()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        answers.lost = False
+        # then who writes on it hears that it is lost, and the next call opens another
+        with pytest.raises(redis.ConnectionError):
+            await wire.call([("ECHO", "a")])
+        assert (await wire.call([("CLIENT", "ID")]))[0] != number
+        wire.close()
+        await client.aclose()
+
+    uvloop.run(body())
